@@ -1,0 +1,1 @@
+//! The speaker: see `core`.
