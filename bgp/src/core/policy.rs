@@ -1,0 +1,83 @@
+//! Policy as data: ordered filter rules, and what the default policy knows about the cluster.
+//!
+//! The first matching rule over a peer's concatenated filters decides; without a match the default
+//! policy of the session's kind applies. No rule overrides the loop checks, split horizon, or the
+//! refusal of our own pod CIDRs and host addresses. Evaluation lives with the speaker.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use routelet_proto::Family;
+
+/// The rules of one peer, in order, per family and direction.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct PolicyRules {
+    /// For what it sends, indexed by [`Family::index`].
+    pub import: [Vec<Rule>; Family::ALL.len()],
+    /// For what we send it.
+    pub export: [Vec<Rule>; Family::ALL.len()],
+}
+
+/// One rule of a filter.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Rule {
+    /// The filter it stands in.
+    pub filter: Arc<str>,
+    /// Its place in that filter's list, from 0.
+    pub index: usize,
+    /// What it decides.
+    pub action: Action,
+    /// What it matches; everything if absent.
+    pub prefix: Option<PrefixMatch>,
+}
+
+/// What a rule decides.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Action {
+    /// The route passes.
+    Accept,
+    /// It does not.
+    Reject,
+}
+
+/// A condition on the prefix: Calico's `cidr`, `matchOperator` and `prefixLength`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PrefixMatch {
+    /// The prefix compared with.
+    pub net: IpNet,
+    /// How.
+    pub operator: MatchOperator,
+    /// Least and greatest length of the route's prefix, inclusive; only with `In` and `NotIn`.
+    pub length: Option<(u8, u8)>,
+}
+
+/// `matchOperator`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum MatchOperator {
+    /// The route is exactly this prefix.
+    Equal,
+    /// It is not.
+    NotEqual,
+    /// The route is this prefix or inside it.
+    In,
+    /// It is not.
+    NotIn,
+}
+
+/// What the default policy knows about the cluster (design: 'Filters and the default policy').
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ClusterPrefixes {
+    /// IP pools.
+    pub pools: Vec<IpNet>,
+    /// Pod CIDRs of other nodes.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Service ranges and addresses.
+    pub services: Vec<IpNet>,
+    /// Our own pod CIDRs: never imported, nor anything inside them.
+    pub own_pod_cidrs: Vec<IpNet>,
+    /// The host's own addresses: never imported.
+    pub own_addresses: Vec<IpAddr>,
+    /// Subnets the host is on, to tell whether a receiver and a next hop share one.
+    pub connected: Vec<IpNet>,
+}

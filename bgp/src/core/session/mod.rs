@@ -1,0 +1,1 @@
+//! The session machine of one peer.
