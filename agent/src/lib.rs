@@ -1,1 +1,6 @@
-//! .
+//! The `routelet` agent: configuration, kernel, API, commands, and the lab.
+//!
+//! A library so that the tests package can use its parts; the binary is `main.rs`.
+
+pub mod config;
+pub mod kernel;
