@@ -31,7 +31,8 @@ pub struct SpeakerConfig {
     pub address_v6: Option<Ipv6Addr>,
     /// How many paths a multipath may have, 1 to 64.
     pub maximum_paths: usize,
-    /// Whether next hops are tracked; without a kernel each is reachable with metric 0.
+    /// Whether there is a kernel: next hops are tracked and route changes handed out. Without one
+    /// each next hop is reachable with metric 0 and no route change is made.
     pub track_next_hops: bool,
     /// How long the first sync waits for End-of-RIB from a peer that is not there.
     pub initial_deferral: Duration,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use routelet_proto::{Family, FamilySet, PathAttributes, PathId};
+use routelet_proto::{Asn, Family, FamilySet, PathAttributes, PathId};
 
 use crate::core::config::{OriginatedKind, PeerConfig};
 use crate::core::forwarding::NextHopState;
@@ -136,6 +136,8 @@ pub struct RouteView {
     pub stale: bool,
     /// Why it is where it is.
     pub reason: PathReason,
+    /// Why the kernel is not told of it although it is best or shares the traffic.
+    pub not_installed: Option<NotInstalled>,
     /// When it was learned or last changed.
     pub learned: Instant,
 }
@@ -147,6 +149,27 @@ pub enum RouteSource {
     Local(OriginatedKind),
     /// This peer sent it.
     Peer(PeerId, Arc<str>),
+}
+
+/// Why a route that carries traffic elsewhere is never handed to the kernel.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum NotInstalled {
+    /// It starts here.
+    Local,
+    /// It is a service address: reflected, never installed.
+    Service,
+    /// Next hops are not tracked: there is no kernel.
+    NoKernel,
+}
+
+impl fmt::Display for NotInstalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "it starts here",
+            Self::Service => "service address",
+            Self::NoKernel => "the kernel is not managed",
+        })
+    }
 }
 
 /// Why a path is where it is.
@@ -238,6 +261,8 @@ pub enum Ineligible {
     OwnPodCidr(IpNet),
     /// It is an address of this host.
     OwnAddress,
+    /// The first AS of its path is not the peer's (RFC 4271 §6.3).
+    FirstAs(Option<Asn>),
     /// Our own AS is in its path more often than allowed.
     OwnAsInPath,
     /// It started here (RFC 4456 §8).
@@ -261,6 +286,12 @@ impl fmt::Display for Ineligible {
             ),
             Self::OwnPodCidr(net) => write!(f, "rejected: it is, or is inside, our own pod CIDR {net}"),
             Self::OwnAddress => f.write_str("rejected: it is an address of this host"),
+            Self::FirstAs(Some(asn)) => {
+                write!(f, "rejected: its AS_PATH begins with {asn}, not with the peer's AS")
+            }
+            Self::FirstAs(None) => {
+                f.write_str("rejected: its AS_PATH does not begin with the peer's AS")
+            }
             Self::OwnAsInPath => f.write_str(
                 "rejected: our own AS is in its AS_PATH; set numAllowedLocalASNumbers here, as-override on the router, or give each node its own AS",
             ),
@@ -298,8 +329,8 @@ pub enum ExportReason {
     NotReflected,
     /// NO_ADVERTISE, or NO_EXPORT to an external peer (RFC 1997).
     Community(&'static str),
-    /// The peer's AS is in its path.
-    PeerAsInPath,
+    /// We have no address of the family to be its next hop towards this peer.
+    NoNextHop(Family),
     /// Role and OTC forbid it (RFC 9234 §5).
     RouteLeak,
     /// A rule decided.
@@ -325,7 +356,9 @@ impl fmt::Display for ExportReason {
             Self::SplitHorizon => f.write_str("the peer itself sent it"),
             Self::NotReflected => f.write_str("learned by iBGP, and not reflected"),
             Self::Community(name) => write!(f, "it carries {name}"),
-            Self::PeerAsInPath => f.write_str("the peer's AS is in its AS_PATH"),
+            Self::NoNextHop(family) => {
+                write!(f, "this node has no {family} address to be its next hop towards the peer")
+            }
             Self::RouteLeak => f.write_str("BGP roles forbid it"),
             Self::Filter { filter, rule } => write!(f, "filter {filter}, rule {rule}"),
             Self::DefaultPolicy => f.write_str("the default policy"),

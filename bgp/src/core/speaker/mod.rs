@@ -4,7 +4,6 @@
 //! until it is empty after each call that handles something, and [`Speaker::poll_transmit`] while
 //! it has something and the peers concerned are writable.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +20,8 @@ use crate::core::view::{ExplainView, PeerTableView, RouteQuery, RouteView};
 pub enum Output {
     /// Tell the kernel.
     RouteChanged(RouteChange),
-    /// Answer now and from now on how this next hop is.
+    /// Answer now and from now on how this next hop is. If it is tracked already (an untrack in
+    /// between may have been overtaken), answer all the same.
     TrackNextHop(ForwardingNextHop),
     /// No longer.
     UntrackNextHop(ForwardingNextHop),
@@ -155,7 +155,7 @@ impl Speaker {
     }
 
     /// The next hops tracked, for the kernel side when it starts again.
-    pub fn tracked_next_hops(&self) -> impl Iterator<Item = IpAddr> + '_ {
+    pub fn tracked_next_hops(&self) -> impl Iterator<Item = ForwardingNextHop> + '_ {
         std::iter::empty()
     }
 }
