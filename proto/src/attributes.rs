@@ -8,6 +8,10 @@ use smallvec::SmallVec;
 
 use crate::types::{Asn, BgpIdentifier};
 
+pub use crate::as_path::{AsPath, AsSegment, AsSegmentKind};
+
+pub(crate) mod encode;
+
 /// The attributes of a route, next hop included. Equality and hash cover everything, so that
 /// equal sets can be interned.
 ///
@@ -50,6 +54,104 @@ pub struct RareAttributes {
     pub otc: Option<Asn>,
     /// Unrecognized optional transitive attributes, in ascending code; carried on with the Partial bit.
     pub unknown: Vec<UnknownAttribute>,
+    /// Which recognized optional transitive attributes came with the Partial bit: it must not be
+    /// cleared again (RFC 4271 §5).
+    pub partial: PartialAttributes,
+}
+
+/// A set of the recognized optional transitive attributes: AGGREGATOR, COMMUNITIES, EXTENDED
+/// COMMUNITIES, LARGE_COMMUNITY, OTC.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct PartialAttributes(u8);
+
+impl PartialAttributes {
+    /// Adds the attribute of this type code; codes that are not in the list above are left out.
+    pub fn insert(&mut self, code: u8) {
+        self.0 |= Self::bit(code);
+    }
+
+    /// Whether the attribute of this type code is in the set.
+    #[must_use]
+    pub fn contains(self, code: u8) -> bool {
+        self.0 & Self::bit(code) != 0
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn bit(code: u8) -> u8 {
+        match code {
+            code::AGGREGATOR => 1,
+            code::COMMUNITIES => 1 << 1,
+            code::EXTENDED_COMMUNITIES => 1 << 2,
+            code::LARGE_COMMUNITY => 1 << 3,
+            code::OTC => 1 << 4,
+            _ => 0,
+        }
+    }
+}
+
+/// Type codes of the attributes this speaker knows (IANA "BGP Path Attributes").
+pub mod code {
+    #![allow(missing_docs, reason = "the names are IANA's")]
+    pub const ORIGIN: u8 = 1;
+    pub const AS_PATH: u8 = 2;
+    pub const NEXT_HOP: u8 = 3;
+    pub const MULTI_EXIT_DISC: u8 = 4;
+    pub const LOCAL_PREF: u8 = 5;
+    pub const ATOMIC_AGGREGATE: u8 = 6;
+    pub const AGGREGATOR: u8 = 7;
+    pub const COMMUNITIES: u8 = 8;
+    pub const ORIGINATOR_ID: u8 = 9;
+    pub const CLUSTER_LIST: u8 = 10;
+    pub const MP_REACH_NLRI: u8 = 14;
+    pub const MP_UNREACH_NLRI: u8 = 15;
+    pub const EXTENDED_COMMUNITIES: u8 = 16;
+    pub const AS4_PATH: u8 = 17;
+    pub const AS4_AGGREGATOR: u8 = 18;
+    pub const LARGE_COMMUNITY: u8 = 32;
+    pub const OTC: u8 = 35;
+}
+
+/// The name of an attribute by its type code, as the IANA registry has it, of those seen in the
+/// wild; `None` for others.
+#[must_use]
+pub fn attribute_name(code: u8) -> Option<&'static str> {
+    Some(match code {
+        1 => "ORIGIN",
+        2 => "AS_PATH",
+        3 => "NEXT_HOP",
+        4 => "MULTI_EXIT_DISC",
+        5 => "LOCAL_PREF",
+        6 => "ATOMIC_AGGREGATE",
+        7 => "AGGREGATOR",
+        8 => "COMMUNITIES",
+        9 => "ORIGINATOR_ID",
+        10 => "CLUSTER_LIST",
+        14 => "MP_REACH_NLRI",
+        15 => "MP_UNREACH_NLRI",
+        16 => "EXTENDED_COMMUNITIES",
+        17 => "AS4_PATH",
+        18 => "AS4_AGGREGATOR",
+        22 => "PMSI_TUNNEL",
+        23 => "TUNNEL_ENCAPSULATION",
+        24 => "TRAFFIC_ENGINEERING",
+        25 => "IPV6_EXTENDED_COMMUNITIES",
+        26 => "AIGP",
+        27 => "PE_DISTINGUISHER_LABELS",
+        29 => "BGP-LS",
+        32 => "LARGE_COMMUNITY",
+        33 => "BGPSEC_PATH",
+        35 => "OTC",
+        37 => "SFP",
+        39 => "BFD_DISCRIMINATOR",
+        40 => "BGP_PREFIX_SID",
+        128 => "ATTR_SET",
+        _ => return None,
+    })
 }
 
 impl PathAttributes {
@@ -106,6 +208,16 @@ impl fmt::Display for Origin {
     }
 }
 
+impl From<Origin> for u8 {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Igp => 0,
+            Origin::Egp => 1,
+            Origin::Incomplete => 2,
+        }
+    }
+}
+
 /// A next hop as one route carries it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum NextHop {
@@ -118,7 +230,7 @@ pub enum NextHop {
 }
 
 impl NextHop {
-    /// The global address, by which the next hop is looked up.
+    /// The address by which the next hop is looked up: the global one.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         match *self {
@@ -150,7 +262,29 @@ pub struct Aggregator {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Community(pub u32);
 
+impl fmt::Display for Community {
+    /// `64512:100`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0 >> 16, self.0 & 0xffff)
+    }
+}
+
 impl Community {
+    /// The well-known name (IANA), if it has one.
+    #[must_use]
+    pub fn name(self) -> Option<&'static str> {
+        Some(match self {
+            Self::GRACEFUL_SHUTDOWN => "GRACEFUL_SHUTDOWN",
+            Self::LLGR_STALE => "LLGR_STALE",
+            Self::NO_LLGR => "NO_LLGR",
+            Self::BLACKHOLE => "BLACKHOLE",
+            Self::NO_EXPORT => "NO_EXPORT",
+            Self::NO_ADVERTISE => "NO_ADVERTISE",
+            Self::NO_EXPORT_SUBCONFED => "NO_EXPORT_SUBCONFED",
+            _ => return None,
+        })
+    }
+
     /// GRACEFUL_SHUTDOWN (RFC 8326).
     pub const GRACEFUL_SHUTDOWN: Self = Self(0xffff_0000);
     /// LLGR_STALE (RFC 9494).
@@ -171,6 +305,34 @@ impl Community {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ExtendedCommunity(pub [u8; 8]);
 
+impl fmt::Display for ExtendedCommunity {
+    /// `rt:64512:100` and `soo:64512:100` for route targets and sites of origin of the three
+    /// classic encodings (RFC 4360 §4, §5, RFC 5668), sixteen hexadecimal digits for the rest.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [kind, subtype, a, b, c, d, e, g] = self.0;
+        let name = match subtype {
+            2 => "rt",
+            3 => "soo",
+            _ => "",
+        };
+        match kind & 0x3f {
+            0 if !name.is_empty() => {
+                let asn = u16::from_be_bytes([a, b]);
+                write!(f, "{name}:{asn}:{}", u32::from_be_bytes([c, d, e, g]))
+            }
+            1 if !name.is_empty() => {
+                let address = Ipv4Addr::new(a, b, c, d);
+                write!(f, "{name}:{address}:{}", u16::from_be_bytes([e, g]))
+            }
+            2 if !name.is_empty() => {
+                let asn = u32::from_be_bytes([a, b, c, d]);
+                write!(f, "{name}:{asn}:{}", u16::from_be_bytes([e, g]))
+            }
+            _ => write!(f, "0x{:016x}", u64::from_be_bytes(self.0)),
+        }
+    }
+}
+
 /// A large community (RFC 8092).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct LargeCommunity {
@@ -182,6 +344,13 @@ pub struct LargeCommunity {
     pub local2: u32,
 }
 
+impl fmt::Display for LargeCommunity {
+    /// `64512:1:2` (RFC 8092 §5).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.global, self.local1, self.local2)
+    }
+}
+
 /// An attribute this speaker does not know.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct UnknownAttribute {
@@ -191,104 +360,4 @@ pub struct UnknownAttribute {
     pub code: u8,
     /// Value.
     pub value: Bytes,
-}
-
-/// Kinds of path segment (RFC 4271 §4.3, RFC 5065 §3).
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum AsSegmentKind {
-    /// 1
-    Set,
-    /// 2
-    Sequence,
-    /// 3
-    ConfedSequence,
-    /// 4
-    ConfedSet,
-}
-
-/// One segment of an AS_PATH.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct AsSegment {
-    /// Which kind.
-    pub kind: AsSegmentKind,
-    /// Its numbers, 1 to 255 of them on the wire.
-    pub asns: SmallVec<[Asn; 6]>,
-}
-
-/// An AS_PATH. Held in its four-octet wire form, so that equality, hash and encoding are
-/// comparisons and copies of octets.
-#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-pub struct AsPath {
-    octets: SmallVec<[u8; 24]>,
-}
-
-impl AsPath {
-    /// A path of one AS_SEQUENCE; empty if there are no numbers.
-    #[must_use]
-    pub fn sequence(asns: &[Asn]) -> Self {
-        let _ = asns;
-        todo!()
-    }
-
-    /// A path of these segments, empty ones left out.
-    #[must_use]
-    pub fn from_segments(segments: &[AsSegment]) -> Self {
-        let _ = segments;
-        todo!()
-    }
-
-    /// The segments in order.
-    pub fn segments(&self) -> impl Iterator<Item = AsSegment> + '_ {
-        let _ = &self.octets;
-        std::iter::from_fn(|| todo!())
-    }
-
-    /// Length for the decision process: a set counts 1 (RFC 4271 §9.1.2.2 (a)), confederation
-    /// segments 0 (RFC 5065 §5.3).
-    #[must_use]
-    pub fn length(&self) -> u32 {
-        todo!()
-    }
-
-    /// The neighbouring AS: the first number of a leading AS_SEQUENCE, confederation segments
-    /// skipped. Decides which MEDs compare.
-    #[must_use]
-    pub fn first_as(&self) -> Option<Asn> {
-        todo!()
-    }
-
-    /// The AS the route started in: the last number of a trailing AS_SEQUENCE.
-    #[must_use]
-    pub fn origin_as(&self) -> Option<Asn> {
-        todo!()
-    }
-
-    /// How often `asn` appears, in segments of any kind.
-    #[must_use]
-    pub fn occurrences(&self, asn: Asn) -> usize {
-        let _ = asn;
-        todo!()
-    }
-
-    /// Whether there is no segment.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.octets.is_empty()
-    }
-
-    /// The path with `asn` in front `times` times (RFC 4271 §5.1.2 (b)): in the leading sequence
-    /// while it has room, in a new one else.
-    #[must_use]
-    pub fn prepend(&self, asn: Asn, times: usize) -> Self {
-        let _ = (asn, times);
-        todo!()
-    }
-}
-
-impl fmt::Display for AsPath {
-    /// `65001 65002 {65003,65004}`, confederation segments in parentheses and brackets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = f;
-        todo!()
-    }
 }

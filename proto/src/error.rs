@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::notification::Notification;
+use bytes::Bytes;
+
+use crate::notification::{ErrorCode, Notification};
 use crate::types::AfiSafi;
 
 /// A fault that ends the session: the NOTIFICATION to send, where it was found, and why.
@@ -15,6 +17,23 @@ pub struct MessageError {
     pub offset: usize,
     /// The fault in words, for logs and `lastError`.
     pub detail: String,
+}
+
+impl MessageError {
+    /// A fault at `offset` that ends the session with `code`, `data` in the NOTIFICATION.
+    #[cold]
+    pub(crate) fn new(
+        code: ErrorCode,
+        data: impl Into<Bytes>,
+        offset: usize,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            notification: Notification { code, data: data.into() },
+            offset,
+            detail: detail.into(),
+        }
+    }
 }
 
 /// What RFC 7606 §2 says must follow from a malformed UPDATE that does not end the session, in

@@ -11,6 +11,7 @@
 //! octets that are there, and nothing is allocated in proportion to a claimed length.
 //! No IO, no clock, no policy lives here.
 
+pub mod as_path;
 pub mod attributes;
 pub mod capability;
 pub mod error;
@@ -21,10 +22,12 @@ pub mod open;
 pub mod refresh;
 pub mod types;
 pub mod update;
+mod wire;
 
+pub use as_path::{AsPath, AsSegment, AsSegmentKind};
 pub use attributes::{
-    Aggregator, AsPath, AsSegment, AsSegmentKind, Community, ExtendedCommunity, LargeCommunity,
-    NextHop, Origin, PathAttributes, RareAttributes, UnknownAttribute,
+    Aggregator, Community, ExtendedCommunity, LargeCommunity, NextHop, Origin, PartialAttributes,
+    PathAttributes, RareAttributes, UnknownAttribute,
 };
 pub use capability::{AddPathMode, Capability, GracefulRestartFamily, LongLivedFamily, Role};
 pub use error::{Issue, MessageError, Treatment};

@@ -1,13 +1,16 @@
 //! The message header (RFC 4271 §4.1), framing, and the five message types.
 
+use std::fmt;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::error::MessageError;
-use crate::notification::Notification;
+use crate::notification::{ErrorCode, HeaderSubcode, Notification};
 use crate::open::Open;
 use crate::refresh::RouteRefresh;
 use crate::types::{FamilySet, SessionKind};
 use crate::update::Update;
+use crate::wire::{finish_message, start_message};
 
 /// Octets of the fixed header: marker (16), length (2), type (1).
 pub const HEADER_LEN: usize = 19;
@@ -29,6 +32,59 @@ pub enum MessageType {
     Keepalive,
     /// 5 (RFC 2918)
     RouteRefresh,
+}
+
+impl MessageType {
+    /// The octet on the wire.
+    #[must_use]
+    pub const fn octet(self) -> u8 {
+        match self {
+            Self::Open => 1,
+            Self::Update => 2,
+            Self::Notification => 3,
+            Self::Keepalive => 4,
+            Self::RouteRefresh => 5,
+        }
+    }
+
+    /// The type of this octet, if there is one.
+    #[must_use]
+    pub const fn from_octet(octet: u8) -> Option<Self> {
+        Some(match octet {
+            1 => Self::Open,
+            2 => Self::Update,
+            3 => Self::Notification,
+            4 => Self::Keepalive,
+            5 => Self::RouteRefresh,
+            _ => return None,
+        })
+    }
+
+    /// Shortest and longest whole message of this type (RFC 4271 §4, RFC 8654 §3). A
+    /// ROUTE-REFRESH of a wrong length has an error of its own (RFC 7313 §5), so that the header
+    /// check lets it through.
+    const fn lengths(self, extended_message: bool) -> (usize, usize) {
+        let longest = if extended_message { MAX_EXTENDED_LEN } else { MAX_STANDARD_LEN };
+        match self {
+            Self::Open => (HEADER_LEN + 10, MAX_STANDARD_LEN),
+            Self::Update => (HEADER_LEN + 4, longest),
+            Self::Notification => (HEADER_LEN + 2, longest),
+            Self::Keepalive => (HEADER_LEN, HEADER_LEN),
+            Self::RouteRefresh => (HEADER_LEN, longest),
+        }
+    }
+}
+
+impl fmt::Display for MessageType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "OPEN",
+            Self::Update => "UPDATE",
+            Self::Notification => "NOTIFICATION",
+            Self::Keepalive => "KEEPALIVE",
+            Self::RouteRefresh => "ROUTE-REFRESH",
+        })
+    }
 }
 
 /// A whole message.
@@ -102,8 +158,50 @@ pub struct EncodeContext {
 /// The NOTIFICATION that RFC 4271 §6.1 names: Connection Not Synchronized, Bad Message Length with
 /// the length field as data, or Bad Message Type with the type octet as data.
 pub fn frame_length(input: &[u8], extended_message: bool) -> Result<Option<usize>, MessageError> {
-    let _ = (input, extended_message);
-    todo!()
+    let Some(header) = input.first_chunk::<HEADER_LEN>() else {
+        return Ok(None);
+    };
+    let (marker, rest) = header.split_at(16);
+    if marker != [0xff; 16] {
+        let first = marker.iter().position(|octet| *octet != 0xff).unwrap_or(0);
+        return Err(header_error(
+            HeaderSubcode::ConnectionNotSynchronized,
+            &[],
+            first,
+            "marker is not all ones (RFC 4271 §6.1)",
+        ));
+    }
+    let length = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
+    let longest = if extended_message { MAX_EXTENDED_LEN } else { MAX_STANDARD_LEN };
+    if !(HEADER_LEN..=longest).contains(&length) {
+        let detail = format!("length {length} is not within {HEADER_LEN} to {longest}");
+        return Err(bad_length(&rest[..2], &format!("{detail} (RFC 4271 §6.1)")));
+    }
+    let Some(kind) = MessageType::from_octet(rest[2]) else {
+        let detail = format!("message type {} is not known (RFC 4271 §6.1)", rest[2]);
+        return Err(header_error(HeaderSubcode::BadMessageType, &rest[2..], 18, &detail));
+    };
+    let (shortest, longest) = kind.lengths(extended_message);
+    if !(shortest..=longest).contains(&length) {
+        let range = if shortest == longest {
+            format!("exactly {shortest}")
+        } else {
+            format!("within {shortest} to {longest}")
+        };
+        let detail = format!("length {length} of a {kind} is not {range} (RFC 4271 §6.1)");
+        return Err(bad_length(&rest[..2], &detail));
+    }
+    Ok(Some(length))
+}
+
+#[cold]
+fn bad_length(field: &[u8], detail: &str) -> MessageError {
+    header_error(HeaderSubcode::BadMessageLength, field, 16, detail)
+}
+
+#[cold]
+fn header_error(subcode: HeaderSubcode, data: &[u8], offset: usize, detail: &str) -> MessageError {
+    MessageError::new(ErrorCode::Header(subcode), Bytes::copy_from_slice(data), offset, detail)
 }
 
 impl Message {
@@ -111,16 +209,48 @@ impl Message {
     /// Owned parts of the result share `frame`'s storage.
     ///
     /// # Errors
-    /// What ends the session, with the NOTIFICATION to send.
+    /// What ends the session, with the NOTIFICATION to send. A fault in a NOTIFICATION itself is
+    /// an error here like any other, but the peer must not be told of it by another NOTIFICATION
+    /// (RFC 4271 §6.4).
     pub fn decode(frame: &Bytes, context: &DecodeContext) -> Result<Self, MessageError> {
-        let _ = (frame, context);
-        todo!()
+        if frame_length(frame, context.extended_message)? != Some(frame.len()) {
+            let field = frame.get(16..18).unwrap_or(&[]);
+            let detail = format!("the frame has {} octets, its header says otherwise", frame.len());
+            return Err(bad_length(field, &detail));
+        }
+        Ok(match frame[HEADER_LEN - 1] {
+            1 => Self::Open(Open::decode(frame)?),
+            2 => Self::Update(Update::decode(frame, context)?),
+            3 => Self::Notification(Notification::decode(frame)),
+            4 => Self::Keepalive,
+            _ => Self::RouteRefresh(RouteRefresh::decode(frame)?),
+        })
     }
 
     /// Appends the message's octets, header included. UPDATEs are not written through here but by
     /// [`crate::update`]'s packing functions; an [`Update`] value is written as it stands.
     pub fn encode(&self, context: &EncodeContext, out: &mut BytesMut) {
-        let _ = (context, out);
-        todo!()
+        match self {
+            Self::Open(open) => open.encode(out),
+            Self::Update(update) => update.encode(context, out),
+            Self::Notification(notification) => notification.encode(context, out),
+            Self::Keepalive => finish_message(start_message(MessageType::Keepalive, out), out),
+            Self::RouteRefresh(refresh) => refresh.encode(out),
+        }
     }
 }
+
+impl Default for EncodeContext {
+    /// Four-octet AS, 4096 octets, no path identifiers, IPv4 by IPv6 next hops allowed.
+    fn default() -> Self {
+        Self {
+            four_octet_as: true,
+            max_len: MAX_STANDARD_LEN,
+            add_path: FamilySet::EMPTY,
+            extended_next_hop: true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::message::{EncodeContext, HEADER_LEN, MAX_EXTENDED_LEN, MessageType};
+use crate::wire::{finish_message, start_message};
 
 /// A NOTIFICATION message.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -222,22 +225,139 @@ impl Notification {
     /// character's boundary. Only Administrative Shutdown and Administrative Reset carry one.
     #[must_use]
     pub fn with_message(subcode: CeaseSubcode, message: &str) -> Self {
-        let _ = (subcode, message);
-        todo!()
+        let mut notification = Self::new(ErrorCode::Cease(subcode));
+        if message.is_empty() || !subcode.carries_message() {
+            return notification;
+        }
+        let cut = cut_to_255(message);
+        let mut data = BytesMut::with_capacity(cut.len() + 1);
+        data.put_u8(u8::try_from(cut.len()).unwrap_or(u8::MAX));
+        data.put_slice(cut.as_bytes());
+        notification.data = data.freeze();
+        notification
     }
 
     /// The shutdown communication in it, if it is one and is well formed (RFC 9003 §2); what is
-    /// not UTF-8 is replaced.
+    /// not UTF-8 is replaced. It is also found inside a Hard Reset (RFC 8538 §3.1).
     #[must_use]
     pub fn message(&self) -> Option<String> {
-        todo!()
+        match (self.code, &self.data[..]) {
+            (ErrorCode::Cease(CeaseSubcode::HardReset), [code, subcode, ..]) => {
+                let code = ErrorCode::new(*code, *subcode);
+                // One level only: a Hard Reset inside a Hard Reset has no meaning.
+                (code != self.code)
+                    .then(|| Self { code, data: self.data.slice(2..) }.message())
+                    .flatten()
+            }
+            (ErrorCode::Cease(subcode), [length, text @ ..]) if subcode.carries_message() => {
+                let text = text.get(..usize::from(*length)).filter(|text| !text.is_empty())?;
+                Some(String::from_utf8_lossy(text).into_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads a framed message, which has at least the two octets of the code.
+    pub(crate) fn decode(frame: &Bytes) -> Self {
+        let code = ErrorCode::new(frame[HEADER_LEN], frame[HEADER_LEN + 1]);
+        Self { code, data: frame.slice(HEADER_LEN + 2..) }
+    }
+
+    /// Data that does not fit the session's longest message is cut.
+    pub(crate) fn encode(&self, context: &EncodeContext, out: &mut BytesMut) {
+        let start = start_message(MessageType::Notification, out);
+        let (code, subcode) = self.code.octets();
+        out.put_u8(code);
+        out.put_u8(subcode);
+        let room = context.max_len.min(MAX_EXTENDED_LEN).saturating_sub(HEADER_LEN + 2);
+        out.put_slice(&self.data[..self.data.len().min(room)]);
+        finish_message(start, out);
     }
 }
 
+impl CeaseSubcode {
+    /// Whether its data is a shutdown communication (RFC 9003 §2).
+    const fn carries_message(self) -> bool {
+        matches!(self, Self::AdministrativeShutdown | Self::AdministrativeReset)
+    }
+}
+
+/// The longest beginning of `text` that a one-octet length can count.
+fn cut_to_255(text: &str) -> &str {
+    let mut end = text.len().min(255);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 impl fmt::Display for Notification {
-    /// The code in words and the shutdown communication, if any.
+    /// The code in words and the shutdown communication, if any, with control characters escaped:
+    /// it is the peer's text and goes into logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (code, subcode) = self.code.octets();
-        write!(f, "{} ({code}/{subcode})", self.code)
+        write!(f, "{} ({code}/{subcode})", self.code)?;
+        match self.message() {
+            Some(message) => write!(f, ": {message:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shutdown_communication_goes_there_and_back() {
+        let subcode = CeaseSubcode::AdministrativeShutdown;
+        let notification = Notification::with_message(subcode, "maintenance, ticket 42");
+        assert_eq!(notification.message().as_deref(), Some("maintenance, ticket 42"));
+        assert_eq!(
+            notification.to_string(),
+            "Cease/Administrative Shutdown (6/2): \"maintenance, ticket 42\""
+        );
+        let other = Notification::with_message(CeaseSubcode::OutOfResources, "ignored");
+        assert!(other.data.is_empty(), "only shutdown and reset carry a text");
+    }
+
+    #[test]
+    fn long_text_is_cut_on_a_character() {
+        let text = "ä".repeat(200);
+        let notification = Notification::with_message(CeaseSubcode::AdministrativeReset, &text);
+        assert_eq!(notification.data.len(), 255, "one length octet and 127 characters of two");
+        assert_eq!(notification.message(), Some("ä".repeat(127)));
+    }
+
+    #[test]
+    fn malformed_communications_are_none_or_replaced() {
+        let with = |data: &'static [u8]| Notification {
+            code: ErrorCode::Cease(CeaseSubcode::AdministrativeShutdown),
+            data: Bytes::from_static(data),
+        };
+        assert_eq!(with(b"\x05ab").message(), None, "length beyond the data");
+        assert_eq!(with(b"\x00").message(), None, "empty");
+        assert_eq!(with(b"").message(), None);
+        assert_eq!(with(b"\x02\xff!").message().as_deref(), Some("\u{fffd}!"));
+        assert_eq!(with(b"\x02a\n").to_string(), "Cease/Administrative Shutdown (6/2): \"a\\n\"");
+    }
+
+    #[test]
+    fn hard_reset_shows_what_it_wraps() {
+        let hard = |data: &'static [u8]| Notification {
+            code: ErrorCode::Cease(CeaseSubcode::HardReset),
+            data: Bytes::from_static(data),
+        };
+        assert_eq!(hard(b"\x06\x02\x03bye").message().as_deref(), Some("bye"));
+        assert_eq!(hard(b"\x06\x09\x06\x09\x06\x09").message(), None);
+    }
+
+    #[test]
+    fn every_code_goes_there_and_back() {
+        for code in 0..=255 {
+            for subcode in 0..=255 {
+                assert_eq!(ErrorCode::new(code, subcode).octets(), (code, subcode));
+            }
+        }
     }
 }
