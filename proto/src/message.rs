@@ -88,6 +88,10 @@ impl fmt::Display for MessageType {
 }
 
 /// A whole message.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are UPDATEs; a box would cost each of them"
+)]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Message {
     /// RFC 4271 §4.2.

@@ -193,7 +193,7 @@ impl<'a> AttributeReader<'a> {
         if self.context.kind == SessionKind::External
             && matches!(code, code::LOCAL_PREF | code::ORIGINATOR_ID | code::CLUSTER_LIST)
         {
-            self.from_external(attribute);
+            self.discard_from_external(attribute);
             return Ok(());
         }
         let Some(expected) = expected_flags(code) else {
@@ -476,7 +476,7 @@ impl<'a> AttributeReader<'a> {
     }
 
     #[cold]
-    fn from_external(&mut self, attribute: Attribute<'a>) {
+    fn discard_from_external(&mut self, attribute: Attribute<'a>) {
         let name = attribute_name(attribute.code).unwrap_or("attribute");
         let detail = format!("{name} from an external peer ({})", section(attribute.code));
         let subcode = UpdateSubcode::OptionalAttributeError;
