@@ -1,0 +1,211 @@
+//! What is wanted, in types: the meeting point of the file and, later, Kubernetes objects.
+//!
+//! In flow: `parse.rs` builds a [`ConfigSpec`] from a file's scalars. Out flow: `validate` makes a
+//! [`super::Config`] of it. Each value is possible by itself; whether they fit each other is not known
+//! yet. Field names are Calico's where the meaning is the same.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use routelet_bgp::core::config::{NextHopMode, Password};
+use routelet_bgp::core::policy::Rule;
+use routelet_proto::{Asn, Family, HoldTime, Role};
+
+use super::problem::Place;
+
+/// A value and the place it was written at; no place for a default.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub place: Place,
+}
+
+impl<T> At<T> {
+    /// A value that nobody wrote.
+    pub const fn default_of(value: T) -> Self {
+        Self { value, place: Place::NONE }
+    }
+}
+
+/// Everything.
+#[derive(Clone, Debug)]
+pub struct ConfigSpec {
+    /// The node this agent runs on.
+    pub node: LocalNodeSpec,
+    /// BGPConfiguration.
+    pub bgp: BgpSpec,
+    /// Members of the mesh; this node may be among them.
+    pub nodes: Vec<NodeSpec>,
+    /// BGPPeers.
+    pub peers: Vec<PeerSpec>,
+    /// BGPFilters.
+    pub filters: Vec<FilterSpec>,
+    /// IPPools.
+    pub pools: Vec<PoolSpec>,
+    /// Where routes go.
+    pub kernel: KernelSpec,
+    /// Socket of the local API.
+    pub api_socket: PathBuf,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+}
+
+/// The node this agent runs on; what is `None` comes from its entry among the nodes, if it has one.
+#[derive(Clone, Debug)]
+pub struct LocalNodeSpec {
+    /// Its place.
+    pub place: Place,
+    /// Its name.
+    pub name: Option<At<String>>,
+    /// Its addresses with the lengths of their subnets.
+    pub addresses: Option<Vec<At<IpNet>>>,
+    /// Its pod CIDRs.
+    pub pod_cidrs: Option<Vec<At<IpNet>>>,
+    /// Its AS, where it differs from the cluster's.
+    pub as_number: Option<At<Asn>>,
+    /// BGP Identifier.
+    pub router_id: Option<At<Ipv4Addr>>,
+    /// Cluster id for route reflection.
+    pub route_reflector_cluster_id: Option<At<Ipv4Addr>>,
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    /// Its place.
+    pub place: Place,
+    /// Its name.
+    pub name: At<String>,
+    /// Its addresses with the lengths of their subnets.
+    pub addresses: Vec<At<IpNet>>,
+    /// Its pod CIDRs.
+    pub pod_cidrs: Vec<At<IpNet>>,
+    /// Its AS, where it differs from the cluster's.
+    pub as_number: Option<At<Asn>>,
+}
+
+/// BGPConfiguration.
+#[derive(Clone, Debug)]
+pub struct BgpSpec {
+    /// The cluster's AS.
+    pub as_number: At<Asn>,
+    /// Whether every node of the list is a peer.
+    pub node_to_node_mesh_enabled: bool,
+    /// TCP MD5 key of the mesh.
+    pub node_mesh_password: Option<Password>,
+    /// Seconds mesh peers wait for our restart; 0: no graceful restart.
+    pub node_mesh_max_restart_time: u16,
+    /// TCP port we listen on, and mesh peers too.
+    pub listen_port: u16,
+    /// Where we listen, if not on the node's addresses.
+    pub listen_addresses: Option<Vec<At<IpAddr>>>,
+    /// Proposed to peers that have none of their own.
+    pub hold_time: At<HoldTime>,
+    /// Seconds between KEEPALIVEs, if not a third of the hold time.
+    pub keepalive_time: Option<At<u16>>,
+    /// ConnectRetryTime.
+    pub connect_retry_time: Duration,
+    /// Paths of a multipath.
+    pub maximum_paths: usize,
+}
+
+/// `sourceAddress`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SourceAddress {
+    /// The node's address of the peer's family.
+    UseNodeIp,
+    /// Whatever the kernel chooses.
+    None,
+    /// This one.
+    Address(IpAddr),
+}
+
+/// BGPPeer.
+#[derive(Clone, Debug)]
+pub struct PeerSpec {
+    /// Its place.
+    pub place: Place,
+    /// Its name.
+    pub name: At<String>,
+    /// Where it is.
+    pub peer_ip: At<IpAddr>,
+    /// Its port.
+    pub port: u16,
+    /// Interface of a link-local address.
+    pub interface: Option<At<String>>,
+    /// Its AS.
+    pub as_number: At<Asn>,
+    /// Our AS towards it.
+    pub local_as_number: Option<At<Asn>>,
+    /// How often our AS may stand in a path from it.
+    pub num_allowed_local_as_numbers: At<u8>,
+    /// Families to offer.
+    pub families: Option<Vec<At<Family>>>,
+    /// Names of filters, in order.
+    pub filters: Vec<At<String>>,
+    /// Next hop of what we send.
+    pub next_hop_mode: NextHopMode,
+    /// Reflect its routes.
+    pub route_reflector_client: At<bool>,
+    /// More prefixes of a family end the session.
+    pub maximum_prefixes: Option<u32>,
+    /// Our role towards it.
+    pub role: Option<At<Role>>,
+    /// Local address of the connection.
+    pub source_address: At<SourceAddress>,
+    /// Never connect.
+    pub passive: At<bool>,
+    /// Hold time to propose.
+    pub hold_time: Option<At<HoldTime>>,
+    /// Seconds between KEEPALIVEs.
+    pub keepalive_time: Option<At<u16>>,
+    /// Seconds it waits for our restart; 0: no graceful restart.
+    pub max_restart_time: u16,
+    /// TTL of what we send.
+    pub ttl: Option<At<u8>>,
+    /// How many hops away it is at most.
+    pub ttl_security: Option<At<u8>>,
+    /// TCP MD5 key.
+    pub password: Option<Password>,
+}
+
+/// BGPFilter; the rules of a family that could not be read are left out.
+#[derive(Clone, Debug)]
+pub struct FilterSpec {
+    /// Its name.
+    pub name: At<String>,
+    /// For what a peer sends, indexed by [`Family::index`].
+    pub import: [Vec<Rule>; Family::ALL.len()],
+    /// For what we send it.
+    pub export: [Vec<Rule>; Family::ALL.len()],
+}
+
+/// IPPool.
+#[derive(Clone, Debug)]
+pub struct PoolSpec {
+    /// Its name.
+    pub name: At<String>,
+    /// Its prefix.
+    pub cidr: At<IpNet>,
+}
+
+/// Where routes go.
+#[derive(Clone, Debug)]
+pub struct KernelSpec {
+    /// Whether there are kernel routes at all.
+    pub enabled: bool,
+    /// Routing table.
+    pub table: u32,
+    /// Protocol number of our routes.
+    pub protocol: u8,
+    /// Metric of our routes.
+    pub metric: u32,
+    /// Metric of the blackholes.
+    pub blackhole_metric: At<u32>,
+    /// Whether routes that others delete are put back.
+    pub repair: bool,
+}
