@@ -352,6 +352,9 @@ impl<'a> AttributeReader<'a> {
             let detail = format!("{name} from a four-octet AS peer (RFC 6793 §4.1)");
             return self.fault(attribute, discard, subcode, 0, detail);
         }
+        if attribute.code == code::AS4_PATH && attribute.value.len() < 6 {
+            return self.bad_length(attribute, discard, "at least 6");
+        }
         if attribute.code == code::AS4_PATH {
             // Confederation segments are dropped when merging, wherever the peer is (§6).
             match AsPath::read(attribute.value, true, SessionKind::Internal) {
