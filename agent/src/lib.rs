@@ -2,6 +2,9 @@
 //!
 //! A library so that the tests package can use its parts; the binary is `main.rs`.
 
+pub mod api;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod kernel;
 pub mod lab;

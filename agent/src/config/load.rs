@@ -55,6 +55,14 @@ impl LoadError {
 /// A file that cannot be read, or everything that is wrong with its content.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let text = read_text(path).map_err(LoadError::Read)?;
+    load_text(path, &text)
+}
+
+/// Validates `text` as if it stood in the file `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(path: &Path, text: &str) -> Result<Loaded, LoadError> {
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
     let secrets = RefCell::new(Vec::new());
     let passwords = |file: &Path| {
@@ -64,7 +72,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         secrets.borrow_mut().push(file);
         password
     };
-    let config = parse(&path.display().to_string(), &text, host_name().as_deref(), &passwords)?;
+    let config = parse(&path.display().to_string(), text, host_name().as_deref(), &passwords)?;
     let mut files = vec![path.to_owned()];
     files.extend(secrets.into_inner());
     files.dedup();

@@ -1,0 +1,100 @@
+//! What the API needs of the daemon, as a trait, so that handlers are tested with values made by
+//! hand and the daemon is composed in one place only ([`crate::app`]).
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use routelet_bgp::core::view::{
+    ExplainView, PeerTableView, RouteQuery, RouteSelector, RouteView, SessionView,
+};
+use routelet_bgp::io::{PeerCommand, RequestError, StopMode};
+
+use crate::api::views;
+use crate::config::Config;
+use crate::kernel::{KernelLookup, KernelStatus, RouteStatus};
+
+/// The daemon as the API sees it.
+pub trait Backend: Send + Sync + 'static {
+    /// The peers: session and tables side by side.
+    fn peers(
+        &self,
+    ) -> impl Future<Output = Result<Vec<(SessionView, PeerTableView)>, RequestError>> + Send;
+
+    /// Routes, sorted by prefix, the best path of each first.
+    fn routes(
+        &self,
+        query: RouteQuery,
+    ) -> impl Future<Output = Result<Vec<RouteView>, RequestError>> + Send;
+
+    /// Everything about one destination.
+    fn explain(
+        &self,
+        selector: RouteSelector,
+    ) -> impl Future<Output = Result<ExplainView, RequestError>> + Send;
+
+    /// Does something to a peer by hand.
+    fn command(
+        &self,
+        peer: &str,
+        command: PeerCommand,
+    ) -> impl Future<Output = Result<(), RequestError>> + Send;
+
+    /// What became of these prefixes in the kernel, in order.
+    fn route_status(
+        &self,
+        prefixes: Vec<IpNet>,
+    ) -> impl Future<Output = Vec<Option<RouteStatus>>> + Send;
+
+    /// The kernel side in numbers.
+    fn kernel_status(&self) -> impl Future<Output = KernelStatus> + Send;
+
+    /// What the kernel has for an address and for exactly a prefix.
+    fn lookup(
+        &self,
+        address: IpAddr,
+        prefix: Option<IpNet>,
+    ) -> impl Future<Output = KernelLookup> + Send;
+
+    /// The configuration and the life of the daemon.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Reads the file again and applies the difference.
+    ///
+    /// # Errors
+    /// The configuration is refused, whole; the words name file, line, column and the fix.
+    fn reload(&self) -> impl Future<Output = Result<views::Plan, String>> + Send;
+
+    /// What a file with this text would change.
+    ///
+    /// # Errors
+    /// As [`Self::reload`].
+    fn plan(&self, file: &str, text: &str) -> Result<views::Plan, String>;
+
+    /// Begins to stop the daemon.
+    fn stop(&self, mode: StopMode);
+}
+
+/// The configuration and the life of the daemon at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// What runs.
+    pub config: Arc<Config>,
+    /// The file it came from.
+    pub file: PathBuf,
+    /// How many configurations were applied, the first included.
+    pub generation: u64,
+    /// When the running one was.
+    pub loaded: Instant,
+    /// Why the file as it is now was refused, and when.
+    pub refused: Option<(String, Instant)>,
+    /// What changed in the file but needs a restart.
+    pub needs_restart: Vec<String>,
+    /// When the daemon started.
+    pub started: Instant,
+    /// Whether the first sync is complete.
+    pub first_sync: bool,
+}

@@ -1,0 +1,111 @@
+//! The status of the agent, and what is wrong with it.
+
+use std::time::Instant;
+
+use super::{count, seconds_since};
+use crate::api::backend::Snapshot;
+use crate::api::views;
+use crate::kernel::KernelStatus;
+
+/// The whole agent. `peers` are those of [`super::peers`].
+#[must_use]
+pub fn status(
+    snapshot: &Snapshot,
+    peers: &[views::Peer],
+    kernel: &KernelStatus,
+    now: Instant,
+) -> views::Status {
+    let config = &snapshot.config;
+    let speaker = &config.speaker;
+    let established = |peer: &&views::Peer| peer.state == "Established";
+    let sum = |of: fn(&views::Peer) -> u64| peers.iter().map(of).sum();
+    views::Status {
+        node_name: config.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: seconds_since(now, snapshot.started),
+        as_number: speaker.asn.0,
+        router_id: speaker.router_id.to_string(),
+        listen: config.listen.clone(),
+        pod_cidrs: config.pod_cidrs.clone(),
+        config: views::ConfigStatus {
+            file: snapshot.file.display().to_string(),
+            generation: snapshot.generation,
+            loaded_seconds: seconds_since(now, snapshot.loaded),
+            refused: snapshot.refused.as_ref().map(|(words, _)| words.clone()),
+            refused_seconds: snapshot.refused.as_ref().map(|(_, at)| seconds_since(now, *at)),
+            needs_restart: snapshot.needs_restart.clone(),
+            warnings: config.warnings.clone(),
+        },
+        first_sync: snapshot.first_sync,
+        peers: views::PeerSums {
+            configured: count(peers.len()),
+            established: count(peers.iter().filter(established).count()),
+            disabled: count(peers.iter().filter(|peer| !peer.enabled).count()),
+            received: sum(|peer| peer.received),
+            accepted: sum(|peer| peer.accepted),
+            advertised: sum(|peer| peer.advertised),
+        },
+        kernel: views::Kernel {
+            enabled: config.kernel.enabled,
+            table: config.kernel.table,
+            protocol: config.kernel.protocol,
+            metric: config.kernel.metric,
+            desired: count(kernel.desired),
+            installed: count(kernel.installed),
+            failed: count(kernel.failed),
+            adopted: count(kernel.adopted),
+            synced: kernel.synced,
+            repaired: kernel.repaired,
+            problems: kernel.problems.clone(),
+        },
+        problems: problems(snapshot, peers, kernel),
+    }
+}
+
+/// What is wrong, a line each. A peer somebody disabled is not: it is what they wanted.
+fn problems(snapshot: &Snapshot, peers: &[views::Peer], kernel: &KernelStatus) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some((words, _)) = &snapshot.refused {
+        problems.push(format!(
+            "the configuration in {} was refused, an older one keeps running: {words}",
+            snapshot.file.display()
+        ));
+    }
+    for field in &snapshot.needs_restart {
+        problems.push(format!("a change of the configuration waits for a restart: {field}"));
+    }
+    problems.extend(peers.iter().filter_map(views::Peer::problem));
+    if !snapshot.first_sync {
+        problems.push("the first sync is not complete: peers have not sent everything".to_owned());
+    }
+    match kernel.failed {
+        0 => {}
+        1 => problems
+            .push("1 route is not in the kernel: `routelet routes` says which and why".to_owned()),
+        failed => problems.push(format!(
+            "{failed} routes are not in the kernel: `routelet routes` says which and why"
+        )),
+    }
+    problems.extend(kernel.problems.iter().map(|problem| format!("kernel: {problem}")));
+    problems
+}
+
+impl views::Peer {
+    /// What is wrong with the session, in one line; `None` if it is up or disabled.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if self.state == "Established" || !self.enabled {
+            return None;
+        }
+        let why = self.last_error.as_deref().unwrap_or(if self.passive {
+            "it has not connected to us yet (passive)"
+        } else {
+            "no attempt has been answered yet"
+        });
+        Some(format!(
+            "peer {} ({}) is {}, not Established: {why}",
+            self.name, self.peer_ip, self.state
+        ))
+    }
+}

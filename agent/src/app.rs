@@ -1,0 +1,203 @@
+//! The daemon: what is started, in which order, and how it drains.
+//!
+//! In flow: the command line, one configuration file, signals. Out flow: a running speaker, kernel
+//! side and API, and an exit code.
+//!
+//! ```text
+//!  start:  file ─► logging ─► API socket (one daemon per path) ─► speaker ─► kernel ─► API ─► file watch
+//!  stop:   API ─► sessions ─► kernel; routes stay unless `stop --withdraw`
+//!  SIGHUP or changed file ─► reload     SIGTERM, SIGINT ─► stop     the second of them ─► exit at once
+//! ```
+//!
+//! What always holds: a configuration is applied whole or not at all; a panic anywhere ends the
+//! process with a non-zero exit and leaves the routes in the kernel.
+
+mod daemon;
+pub mod failure;
+pub mod logging;
+pub(crate) mod source;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use routelet_bgp::io::{DriverConfig, SpeakerHandle, StopMode};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use self::daemon::Daemon;
+use self::logging::LogFormat;
+use crate::api;
+use crate::config::{self, ConfigWatcher};
+use crate::kernel::KernelHandle;
+
+/// How long requests under way may take when the daemon stops.
+const API_DRAIN: Duration = Duration::from_secs(1);
+
+/// Threads for sessions and the API; the speaker has one of its own.
+const MOST_WORKERS: usize = 4;
+
+/// What the command line says about the daemon.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged.
+    pub log_level: String,
+    /// Socket of the API, before the one in the file.
+    pub socket: Option<PathBuf>,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// What hindered the start, in words: an unreadable or refused file, a socket in use, a missing
+/// capability. Failures later on are logged and become a non-zero exit code.
+pub fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
+    logging::start(options.log_format, &options.log_level)?;
+    let mut panics = failure::watch_panics();
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, MOST_WORKERS))
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let code = runtime.block_on(async {
+        tokio::select! {
+            code = serve(options) => code,
+            words = panics.recv() => {
+                let words = words.unwrap_or_default();
+                tracing::error!(reason = %words, "ending after an internal error; routes stay in the kernel");
+                Ok(ExitCode::FAILURE)
+            }
+        }
+    });
+    // What still runs is not waited for: everything that matters has been drained or must not be.
+    runtime.shutdown_background();
+    code
+}
+
+/// Starts everything, waits for a reason to stop, drains.
+async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
+    let mut stop_signals = StopSignals::new()?;
+    let hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
+    // Before the file is read, so that no change falls between.
+    let watcher = ConfigWatcher::new(&options.config);
+    let loaded = config::load(&options.config)?;
+    let config = loaded.config.clone();
+    for warning in &config.warnings {
+        tracing::warn!(file = %options.config.display(), "{warning}");
+    }
+    let socket = options.socket.unwrap_or_else(|| config.api_socket.clone());
+    let (listener, guard) = api::bind(&socket)?;
+
+    let driver = DriverConfig { listen: config.listen.clone() };
+    let speaker = SpeakerHandle::start(driver, config.speaker.clone())
+        .await
+        .context("cannot start the BGP speaker")?;
+    let kernel =
+        KernelHandle::start(config.kernel.clone(), speaker.route_queue(), speaker.clone()).await;
+    let kernel = match kernel {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            speaker.stop(StopMode::Restart).await;
+            return Err(error).context("cannot start the kernel side");
+        }
+    };
+
+    let (stop, mut stop_requests) = mpsc::channel(1);
+    let daemon = Arc::new(Daemon::new(
+        options.config.clone(),
+        loaded,
+        speaker.clone(),
+        kernel.clone(),
+        stop,
+    ));
+    let (end_api, api_ended) = oneshot::channel::<()>();
+    let mut api_task =
+        tokio::spawn(api::serve(listener, daemon.clone(), api::Access::own(), async {
+            let _ = api_ended.await;
+        }));
+    let mut watch_task = tokio::spawn(daemon.clone().watch(watcher, hangup));
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %config.node_name,
+        asn = config.speaker.asn.0,
+        router_id = %config.speaker.router_id,
+        peers = config.speaker.peers.len(),
+        socket = %socket.display(),
+        "routelet runs"
+    );
+
+    let reason = tokio::select! {
+            name = stop_signals.next() => Reason::Stop(StopMode::Restart, name),
+            Some(mode) = stop_requests.recv() => Reason::Stop(mode, "`routelet stop`"),
+            words = speaker.failed() => Reason::Failed(words),
+            words = kernel.failed() => Reason::Failed(words),
+            ended = &mut watch_task => Reason::Failed(format!("the watch ended: {ended:?}")),
+            ended = &mut api_task => Reason::Failed(format!("the API ended: {ended:?}")),
+    };
+    let (mode, why) = match reason {
+        Reason::Stop(mode, why) => (mode, why),
+        Reason::Failed(words) => {
+            tracing::error!(reason = %words, "ending after a failure; routes stay in the kernel");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+
+    let withdraw = mode == StopMode::Withdraw;
+    tracing::info!(because = why, withdraw, "stopping");
+    watch_task.abort();
+    let drain = async {
+        let _ = end_api.send(());
+        let _ = tokio::time::timeout(API_DRAIN, &mut api_task).await;
+        speaker.stop(mode).await;
+        kernel.stop(withdraw).await;
+    };
+    tokio::select! {
+        () = drain => {}
+        name = stop_signals.next() => {
+            tracing::warn!(because = name, "stopping at once, sessions are not ended in order");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    drop(guard);
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why the daemon ends.
+enum Reason {
+    /// Somebody wants it to.
+    Stop(StopMode, &'static str),
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// The signals that stop the daemon.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Completes with the name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

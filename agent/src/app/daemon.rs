@@ -1,0 +1,247 @@
+//! The running daemon as one value: its parts, its configuration, and what the API may do with
+//! them.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use routelet_bgp::core::view::{
+    ExplainView, PeerTableView, RouteQuery, RouteSelector, RouteView, SessionView,
+};
+use routelet_bgp::io::{PeerCommand, RequestError, SpeakerHandle, StopMode};
+use tokio::signal::unix::Signal;
+use tokio::sync::{Mutex, mpsc, watch};
+
+use super::source;
+use crate::api::{Backend, Snapshot, views};
+use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
+use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus};
+
+/// Why the configuration is read again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trigger {
+    /// SIGHUP.
+    Signal,
+    /// `routelet reload`.
+    Request,
+    /// The file, or one that it names, has changed.
+    FileChanged,
+}
+
+impl Trigger {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Signal => "SIGHUP",
+            Self::Request => "`routelet reload`",
+            Self::FileChanged => "the file changed",
+        }
+    }
+}
+
+/// The running daemon. Tables and the kernel's state live with their owners; here is only the
+/// configuration, changed by one reload at a time and read as a snapshot.
+#[derive(Debug)]
+pub struct Daemon {
+    file: PathBuf,
+    speaker: SpeakerHandle,
+    kernel: KernelHandle,
+    started: Instant,
+    current: watch::Sender<Current>,
+    /// Holding it is the right to reload.
+    reloading: Mutex<()>,
+    stop: mpsc::Sender<StopMode>,
+}
+
+/// The configuration that runs, and what became of a newer one.
+#[derive(Clone, Debug)]
+struct Current {
+    config: Arc<Config>,
+    files: Vec<PathBuf>,
+    generation: u64,
+    loaded: Instant,
+    refused: Option<(String, Instant)>,
+    needs_restart: Vec<String>,
+}
+
+impl Daemon {
+    /// A daemon of these parts, which run with `loaded` already. `stop` takes requests to end.
+    pub fn new(
+        file: PathBuf,
+        loaded: Loaded,
+        speaker: SpeakerHandle,
+        kernel: KernelHandle,
+        stop: mpsc::Sender<StopMode>,
+    ) -> Self {
+        let now = now();
+        let current = Current {
+            config: Arc::new(loaded.config),
+            files: loaded.files,
+            generation: 1,
+            loaded: now,
+            refused: None,
+            needs_restart: Vec::new(),
+        };
+        Self {
+            file,
+            speaker,
+            kernel,
+            started: now,
+            current: watch::Sender::new(current),
+            reloading: Mutex::new(()),
+            stop,
+        }
+    }
+
+    /// Reads the file again and applies the difference.
+    ///
+    /// # Errors
+    /// It cannot be read or is refused, whole: the old one keeps running, the reason is logged and
+    /// kept for `status`.
+    pub async fn reload(&self, trigger: Trigger) -> Result<views::Plan, String> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let file = self.file.clone();
+        // Reading and checking a large file takes longer than a task may hold its thread.
+        let loaded = tokio::task::spawn_blocking(move || config::load(&file))
+            .await
+            .map_err(|error| format!("reading the configuration failed: {error}"))?;
+        match loaded {
+            Ok(loaded) => self.apply(loaded, trigger).await,
+            Err(error) => Err(self.refuse(&error)),
+        }
+    }
+
+    /// Applies a valid configuration.
+    async fn apply(&self, loaded: Loaded, trigger: Trigger) -> Result<views::Plan, String> {
+        let Loaded { config: new, files } = loaded;
+        let old = self.current.borrow().config.clone();
+        let plan = old.plan(&new);
+        let changes = source::changes(&plan);
+        for warning in &new.warnings {
+            tracing::warn!(file = %self.file.display(), "{warning}");
+        }
+        for change in &changes {
+            tracing::info!(effect = %change.effect, "configuration: {}", change.what);
+        }
+        let warnings = new.warnings.clone();
+        let config = Arc::new(old.applicable(new));
+        if config.speaker != old.speaker {
+            self.speaker.apply(config.speaker.clone()).await.map_err(|error| error.to_string())?;
+        }
+        if config.kernel != old.kernel {
+            self.kernel.apply(config.kernel.clone()).await;
+        }
+        self.current.send_modify(|current| {
+            *current = Current {
+                config,
+                files,
+                generation: current.generation + 1,
+                loaded: now(),
+                refused: None,
+                needs_restart: plan.restart_required,
+            };
+        });
+        tracing::info!(
+            file = %self.file.display(),
+            because = trigger.words(),
+            changes = changes.len(),
+            "configuration loaded"
+        );
+        Ok(views::Plan { applied: true, changes, warnings })
+    }
+
+    /// Keeps why the file was refused; gives the words for whoever asked.
+    fn refuse(&self, error: &LoadError) -> String {
+        let line = error.lines().join("; ");
+        tracing::error!(
+            file = %self.file.display(),
+            problems = %line,
+            "configuration refused, the old one keeps running"
+        );
+        self.current.send_modify(|current| current.refused = Some((line, now())));
+        error.to_string()
+    }
+
+    /// Reloads whenever the files change or SIGHUP comes, for ever.
+    pub async fn watch(self: Arc<Self>, mut watcher: ConfigWatcher, mut hangup: Signal) {
+        let mut current = self.current.subscribe();
+        loop {
+            watcher.watch(current.borrow_and_update().files.clone());
+            let trigger = tokio::select! {
+                () = watcher.changed() => Trigger::FileChanged,
+                _ = hangup.recv() => Trigger::Signal,
+                // Another configuration may name other files.
+                Ok(()) = current.changed() => continue,
+            };
+            // Errors are logged and kept for `status`.
+            let _ = self.reload(trigger).await;
+        }
+    }
+}
+
+impl Backend for Daemon {
+    async fn peers(&self) -> Result<Vec<(SessionView, PeerTableView)>, RequestError> {
+        self.speaker.peers().await
+    }
+
+    async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteView>, RequestError> {
+        self.speaker.routes(query).await
+    }
+
+    async fn explain(&self, selector: RouteSelector) -> Result<ExplainView, RequestError> {
+        self.speaker.explain(selector).await
+    }
+
+    async fn command(&self, peer: &str, command: PeerCommand) -> Result<(), RequestError> {
+        tracing::info!(peer, ?command, "asked for by hand");
+        self.speaker.command(peer, command).await
+    }
+
+    async fn route_status(&self, prefixes: Vec<IpNet>) -> Vec<Option<RouteStatus>> {
+        self.kernel.route_status(prefixes).await
+    }
+
+    async fn kernel_status(&self) -> KernelStatus {
+        self.kernel.status().await
+    }
+
+    async fn lookup(&self, address: IpAddr, prefix: Option<IpNet>) -> KernelLookup {
+        self.kernel.lookup(address, prefix).await
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let current = self.current.borrow().clone();
+        Snapshot {
+            config: current.config,
+            file: self.file.clone(),
+            generation: current.generation,
+            loaded: current.loaded,
+            refused: current.refused,
+            needs_restart: current.needs_restart,
+            started: self.started,
+            first_sync: self.speaker.first_sync(),
+        }
+    }
+
+    async fn reload(&self) -> Result<views::Plan, String> {
+        Self::reload(self, Trigger::Request).await
+    }
+
+    fn plan(&self, file: &str, text: &str) -> Result<views::Plan, String> {
+        // Without a directory of its own the text is seen as standing beside the running file.
+        let path = self.file.parent().unwrap_or(Path::new("")).join(file);
+        let new = config::load_text(&path, text).map_err(|error| error.to_string())?.config;
+        let plan = self.current.borrow().config.plan(&new);
+        Ok(views::Plan { applied: false, changes: source::changes(&plan), warnings: new.warnings })
+    }
+
+    fn stop(&self, mode: StopMode) {
+        // Full: it is stopping already.
+        let _ = self.stop.try_send(mode);
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
