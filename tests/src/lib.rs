@@ -1,1 +1,12 @@
-//! .
+//! Harness of the whole-system tests: the agent's binary and other people's routers in namespaces.
+//!
+//! In flow: configurations as a user would write them. Out flow: passed, failed with the logs of
+//! everybody concerned, or skipped with the reason.
+//!
+//! [`harness`] runs the tests, inside a sandbox; [`scene`] builds networks; [`routers`] runs BIRD,
+//! FRR and routelet behind one face; [`want`] says what a route should look like.
+
+pub mod harness;
+pub mod routers;
+pub mod scene;
+pub mod want;

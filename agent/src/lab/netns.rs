@@ -196,13 +196,13 @@ impl Netns {
             let peer = LinkMessageBuilder::<LinkUnspec>::new()
                 .name(other_name)
                 .setns_by_fd(other.0.file.as_raw_fd())
-                .up()
                 .build();
             let pair = LinkVeth::new(name, other_name)
                 .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-                .up()
                 .build();
-            handle.link().add(pair).execute().await.with_context(|| format!("veth {name}"))
+            handle.link().add(pair).execute().await.with_context(|| format!("veth {name}"))?;
+            // One end cannot come up before the other exists.
+            set_link(&handle, name, true).await
         })?;
         other.set_link(other_name, true)
     }
