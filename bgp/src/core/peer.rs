@@ -68,7 +68,7 @@ pub struct Negotiated {
     pub enhanced_route_refresh: bool,
     /// The peer's graceful restart capability, if both have one.
     pub graceful_restart: Option<PeerGracefulRestart>,
-    /// Families we may send several paths of.
+    /// Our capabilities, as sent.
     pub sent: Vec<Capability>,
     /// Its capabilities, as received.
     pub received: Vec<Capability>,

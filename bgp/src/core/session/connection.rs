@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use routelet_proto::{DecodeContext, Open};
 
 use super::collision::Direction;
-use super::timers::TimerTable;
+use super::timers::{Timer, TimerTable};
 use crate::core::peer::{Negotiated, State};
+
+/// Least send hold time (RFC 9687 §3).
+const MIN_SEND_HOLD_TIME: Duration = Duration::from_secs(480);
 
 /// Names a connection between the machine and its driver; never used again within a session.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -79,5 +82,17 @@ impl Connection {
             || DecodeContext { extended_message: false, ..DecodeContext::default() },
             |negotiated| negotiated.decode,
         )
+    }
+
+    pub(super) fn restart_hold(&mut self, now: Instant) {
+        if self.hold_time.is_zero() {
+            self.timers.stop(Timer::Hold);
+        } else {
+            self.timers.set(Timer::Hold, now + self.hold_time);
+        }
+    }
+
+    pub(super) fn send_hold_time(&self) -> Duration {
+        MIN_SEND_HOLD_TIME.max(2 * self.hold_time)
     }
 }

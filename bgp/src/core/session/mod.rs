@@ -23,7 +23,9 @@
 mod backoff;
 mod collision;
 mod connection;
+mod enter;
 mod fsm;
+mod leave;
 mod negotiate;
 mod open;
 mod timers;
@@ -121,12 +123,7 @@ pub struct Session {
 impl Session {
     /// A session in Idle. `seed` feeds the jitter of its timers.
     #[must_use]
-    pub fn new(
-        now: Instant,
-        config: Arc<PeerConfig>,
-        local: Arc<LocalSpeaker>,
-        seed: u64,
-    ) -> Self {
+    pub fn new(now: Instant, config: Arc<PeerConfig>, local: Arc<LocalSpeaker>, seed: u64) -> Self {
         Self {
             config,
             local,

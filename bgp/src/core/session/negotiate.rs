@@ -6,8 +6,9 @@
 
 use bytes::Bytes;
 use routelet_proto::{
-    AddPathMode, AfiSafi, Capability, DecodeContext, EncodeContext, ErrorCode, Family, FamilySet, HoldTime,
-    MAX_EXTENDED_LEN, MAX_STANDARD_LEN, Notification, Open, OpenSubcode, Role, SessionKind,
+    AddPathMode, AfiSafi, Capability, DecodeContext, EncodeContext, ErrorCode, Family, FamilySet,
+    HoldTime, MAX_EXTENDED_LEN, MAX_STANDARD_LEN, Notification, Open, OpenSubcode, Role,
+    SessionKind,
 };
 
 use super::open::{IPV6_AFI, ipv4_unicast};
@@ -39,11 +40,8 @@ pub fn negotiate(
     if families.is_empty() {
         return Err(no_common_family(sent, received));
     }
-    let kind = if received.asn == config.local_as {
-        SessionKind::Internal
-    } else {
-        SessionKind::External
-    };
+    let kind =
+        if received.asn == config.local_as { SessionKind::Internal } else { SessionKind::External };
     let hold_time = sent.hold_time.min(received.hold_time);
     let four_octet_as =
         both(sent, received, |capability| matches!(capability, Capability::FourOctetAs(_)));
@@ -240,12 +238,8 @@ fn graceful_restart(sent: &Open, received: &Open) -> Option<PeerGracefulRestart>
     let last = |open: &Open| {
         let mut found = None;
         for capability in &open.capabilities {
-            if let Capability::GracefulRestart {
-                restarted,
-                notification,
-                restart_time,
-                families,
-            } = capability
+            if let Capability::GracefulRestart { restarted, notification, restart_time, families } =
+                capability
             {
                 let known = |forwarding: bool| {
                     families

@@ -38,11 +38,8 @@ pub fn build_open(config: &PeerConfig, local: &LocalSpeaker, plain: bool) -> Ope
 }
 
 fn capabilities(config: &PeerConfig, local: &LocalSpeaker) -> Vec<Capability> {
-    let mut offer: Vec<_> = config
-        .families
-        .iter()
-        .map(|family| Capability::Multiprotocol(family.afi_safi()))
-        .collect();
+    let mut offer: Vec<_> =
+        config.families.iter().map(|family| Capability::Multiprotocol(family.afi_safi())).collect();
     offer.push(Capability::RouteRefresh);
     offer.push(Capability::EnhancedRouteRefresh);
     offer.push(Capability::ExtendedMessage);

@@ -10,8 +10,8 @@ const MS: Duration = Duration::from_millis(1);
 
 #[test]
 fn simultaneous_start_leaves_one_session_whatever_the_latencies() {
-    for there in 1..12 {
-        for back in 1..12 {
+    for there in [1, 2, 3, 5, 11] {
+        for back in [1, 2, 4, 7, 11] {
             for head_start in 0..30 {
                 let mut pair = Pair::new(|_, _| {});
                 pair.latency = [there * MS, back * MS];
@@ -31,8 +31,8 @@ fn simultaneous_start_leaves_one_session_whatever_the_latencies() {
 
 #[test]
 fn a_simultaneous_start_with_graceful_restart_is_no_restart() {
-    for there in 1..12 {
-        for back in 1..12 {
+    for there in [1, 2, 3, 5, 11] {
+        for back in [1, 2, 4, 7, 11] {
             for head_start in 0..30 {
                 let mut pair = Pair::new(|_, config| {
                     *config = with_graceful_restart(config.clone(), true);

@@ -102,11 +102,6 @@ impl Bench {
         Self { now, session }
     }
 
-    pub(super) fn advance(&mut self, by: Duration) {
-        self.now += by;
-        self.session.handle_timeout(self.now);
-    }
-
     /// Runs timers until `until` from now.
     pub(super) fn run(&mut self, until: Duration) {
         let end = self.now + until;

@@ -7,10 +7,7 @@ use crate::core::peer::Negotiated;
 use crate::core::session::{OpenRefused, build_open, negotiate};
 
 /// Negotiates between 10.0.0.1 and 10.0.0.2 after `change` to the peer's OPEN.
-fn agree(
-    config: &PeerConfig,
-    change: impl FnOnce(&mut Open),
-) -> Result<Negotiated, OpenRefused> {
+fn agree(config: &PeerConfig, change: impl FnOnce(&mut Open)) -> Result<Negotiated, OpenRefused> {
     let sent = build_open(config, &local([10, 0, 0, 1]), false);
     let mirrored =
         PeerConfig { local_as: config.remote_as, remote_as: config.local_as, ..config.clone() };
@@ -67,10 +64,7 @@ fn one_family_in_common_is_enough_and_none_is_not() {
     assert_eq!(agreed.families, FamilySet::EMPTY.with(Family::Ipv6Unicast));
     assert_eq!(agreed.decode.families, agreed.families);
 
-    let v4_only = PeerConfig {
-        families: FamilySet::EMPTY.with(Family::Ipv4Unicast),
-        ..external()
-    };
+    let v4_only = PeerConfig { families: FamilySet::EMPTY.with(Family::Ipv4Unicast), ..external() };
     let refused = agree(&v4_only, only_v6).unwrap_err();
     assert_eq!(
         refused.notification.code,
@@ -132,13 +126,8 @@ fn roles_pair_up_as_rfc_9234_says() {
         (Role::RouteServerClient, Role::RouteServer),
         (Role::Peer, Role::Peer),
     ];
-    let all = [
-        Role::Provider,
-        Role::RouteServer,
-        Role::RouteServerClient,
-        Role::Customer,
-        Role::Peer,
-    ];
+    let all =
+        [Role::Provider, Role::RouteServer, Role::RouteServerClient, Role::Customer, Role::Peer];
     for ours in all {
         for theirs in all {
             let config = PeerConfig { role: Some(ours), ..external() };
@@ -193,8 +182,7 @@ fn an_offer_to_send_several_paths_is_not_taken_up() {
     };
     let mut received = with(AddPathMode::Send, [10, 0, 0, 2]);
     received.asn = REMOTE_AS;
-    let agreed =
-        negotiate(&config, &with(AddPathMode::Receive, [10, 0, 0, 1]), &received).unwrap();
+    let agreed = negotiate(&config, &with(AddPathMode::Receive, [10, 0, 0, 1]), &received).unwrap();
     assert_eq!(agreed.decode.add_path, FamilySet::EMPTY.with(Family::Ipv4Unicast));
     assert_eq!(agreed.encode.add_path, FamilySet::EMPTY);
 }

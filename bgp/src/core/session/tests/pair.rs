@@ -10,6 +10,7 @@ type End = (usize, ConnectionId);
 
 /// What is on its way.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a handful at a time, in tests")]
 enum Parcel {
     /// A connection attempt of this end arrives at the other side.
     Syn(End),
@@ -130,8 +131,7 @@ impl Pair {
             }
         }
         let config = self.sides[side].config().clone();
-        let speaker =
-            if side == 0 { local([10, 0, 0, 1]) } else { local([10, 0, 0, 2]) };
+        let speaker = if side == 0 { local([10, 0, 0, 1]) } else { local([10, 0, 0, 2]) };
         self.sides[side] = Session::new(self.now, config, speaker, 77);
         self.current[side] = None;
         self.ups[side].clear();
