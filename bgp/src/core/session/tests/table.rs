@@ -8,7 +8,7 @@
 
 use routelet_proto::{
     CeaseSubcode, ErrorCode, Family, HeaderSubcode, Message, MessageError, Notification,
-    OpenSubcode, RefreshSubcode, RefreshSubtype, RouteRefresh, Update, UpdateSubcode,
+    OpenSubcode, RefreshSubcode, RefreshSubtype, RouteRefresh, UpdateSubcode,
 };
 
 use super::*;
