@@ -4,9 +4,11 @@
 //! everybody concerned, or skipped with the reason.
 //!
 //! [`harness`] runs the tests, inside a sandbox; [`scene`] builds networks; [`routers`] runs BIRD,
-//! FRR and routelet behind one face; [`want`] says what a route should look like.
+//! FRR and routelet behind one face; [`want`] says what a route should look like. [`load`] is the
+//! load generator, which stands apart.
 
 pub mod harness;
+pub mod load;
 pub mod routers;
 pub mod scene;
 pub mod want;

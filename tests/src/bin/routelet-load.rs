@@ -1,0 +1,215 @@
+//! The load generator's command: `measure` does one run, `field` many and prints the tables,
+//! `copier` is the plain copier that `measure --dut copier` starts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use routelet_tests::load::dut::{self, Kind, PREFIX_LEN, TARGET};
+use routelet_tests::load::report::Field;
+use routelet_tests::load::scenario::{self, Figures, RunConfig, Scenario};
+use routelet_tests::load::{copier, sys};
+
+/// Drives BGP daemons with many prefixes and many sessions, and measures them from outside.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// One scenario against one daemon, in a network namespace of its own; prints JSON.
+    Measure {
+        #[arg(long)]
+        dut: Kind,
+        #[arg(long)]
+        scenario: Scenario,
+        #[command(flatten)]
+        common: Common,
+        /// Announce and withdraw this often before the last announcement (for a profiler).
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+    },
+    /// Every scenario against every daemon in turn; prints tables of medians.
+    Field {
+        /// Daemons, all that are installed by default.
+        #[arg(long, value_delimiter = ',')]
+        dut: Vec<Kind>,
+        /// Scenarios, all by default.
+        #[arg(long, value_delimiter = ',')]
+        scenario: Vec<Scenario>,
+        /// Runs of each, the daemons taking turns.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Puts the tables into this file, between its two marker lines.
+        #[arg(long)]
+        write: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Relays octets between sessions without reading them.
+    Copier,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Factor on prefixes and clients, for quick runs.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// The routelet binary [default: the one beside this binary]
+    #[arg(long, env = "ROUTELET_BIN")]
+    routelet: Option<PathBuf>,
+    /// Longest time a phase may take, seconds.
+    #[arg(long, default_value_t = 60)]
+    limit: u64,
+}
+
+const BEGIN: &str = "<!-- bench-field: begin -->";
+const END: &str = "<!-- bench-field: end -->";
+
+fn main() -> ExitCode {
+    match act(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(action: Action) -> Result<()> {
+    match action {
+        Action::Copier => copier::serve(),
+        Action::Measure { dut, scenario, common, rounds } => measure(dut, scenario, common, rounds),
+        Action::Field { dut, scenario, runs, write, common } => {
+            field(dut, scenario, runs, write.as_deref(), &common)
+        }
+    }
+}
+
+fn measure(kind: Kind, scenario: Scenario, common: Common, rounds: usize) -> Result<()> {
+    ensure!(common.scale > 0.0 && common.scale <= 1.0, "--scale must be above 0 and at most 1");
+    sys::enter_new_network_namespace().context("a new network namespace (needs root)")?;
+    ip(&["link", "set", "lo", "up"])?;
+    ip(&["address", "add", &format!("{}/{PREFIX_LEN}", TARGET.ip()), "dev", "lo"])?;
+    let figures = scenario::run(RunConfig {
+        kind,
+        scenario,
+        scale: common.scale,
+        routelet: common.routelet.as_deref(),
+        limit: Duration::from_secs(common.limit),
+        rounds: rounds.max(1),
+    })?;
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+fn field(
+    kinds: Vec<Kind>,
+    scenarios: Vec<Scenario>,
+    runs: usize,
+    write: Option<&Path>,
+    common: &Common,
+) -> Result<()> {
+    let routelet = common.routelet.as_deref();
+    let kinds: Vec<Kind> = if kinds.is_empty() {
+        let all = Kind::value_variants().iter().copied();
+        all.filter(|&kind| dut::available(kind, routelet)).collect()
+    } else {
+        kinds
+    };
+    let scenarios: Vec<Scenario> =
+        if scenarios.is_empty() { Scenario::value_variants().to_vec() } else { scenarios };
+    let mut field = Field::default();
+    for &scenario in &scenarios {
+        for run in 1..=runs {
+            for &kind in &kinds {
+                if kind == Kind::Copier && !scenario.has_ceiling() {
+                    continue;
+                }
+                eprintln!("{} run {run} of {runs}: {}", scenario.word(), kind.name());
+                match measure_apart(kind, scenario, common) {
+                    Ok(figures) => field.add(kind, scenario, figures),
+                    Err(error) => {
+                        eprintln!("  failed: {error:#}");
+                        field.add_failure(kind, scenario, &first_line(&error));
+                    }
+                }
+            }
+        }
+    }
+    let text = format!("{}\n{}", conditions(&kinds, runs, common)?, field.tables());
+    println!("{text}");
+    if let Some(path) = write {
+        write_between_markers(path, &text)?;
+    }
+    Ok(())
+}
+
+/// One run in a process of its own: its namespace and the daemon end with it.
+fn measure_apart(kind: Kind, scenario: Scenario, common: &Common) -> Result<Figures> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("measure").args(["--dut", kind.word(), "--scenario", &scenario.word()]);
+    command.arg("--scale").arg(common.scale.to_string());
+    command.arg("--limit").arg(common.limit.to_string());
+    if let Some(path) = &common.routelet {
+        command.arg("--routelet").arg(path);
+    }
+    let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    serde_json::from_slice(&output.stdout).context("figures of a run")
+}
+
+/// Machine, date and versions: what the figures depend on.
+fn conditions(kinds: &[Kind], runs: usize, common: &Common) -> Result<String> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let model = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map(|rest| rest.trim_start_matches([' ', '\t', ':']).to_owned())
+        .unwrap_or_else(|| "unknown processor".to_owned());
+    let cores = std::thread::available_parallelism()?;
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output()?;
+    let versions: Vec<String> = kinds
+        .iter()
+        .filter(|&&kind| kind != Kind::Copier)
+        .map(|&kind| dut::version(kind, common.routelet.as_deref()))
+        .collect();
+    Ok(format!(
+        "{}; {model}, {cores} cores, Linux {}, load average {load} at the end; {}; medians of {runs} \
+         runs, scale {}. In parentheses: the ratio to BIRD 2 in the same run.\n",
+        String::from_utf8_lossy(&date.stdout).trim(),
+        kernel.trim(),
+        versions.join(", "),
+        common.scale,
+    ))
+}
+
+fn write_between_markers(path: &Path, text: &str) -> Result<()> {
+    let old = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let (head, rest) = old.split_once(BEGIN).context("no begin marker in the file")?;
+    let (_, tail) = rest.split_once(END).context("no end marker in the file")?;
+    fs::write(path, format!("{head}{BEGIN}\n\n{}\n\n{END}{tail}", text.trim_end()))?;
+    Ok(())
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("ip").args(arguments).status().context("run ip")?;
+    ensure!(status.success(), "ip {} failed", arguments.join(" "));
+    Ok(())
+}
+
+fn first_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+}
