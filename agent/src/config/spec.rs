@@ -127,8 +127,6 @@ pub enum SourceAddress {
 /// BGPPeer.
 #[derive(Clone, Debug)]
 pub struct PeerSpec {
-    /// Its place.
-    pub place: Place,
     /// Its name.
     pub name: At<String>,
     /// Where it is.

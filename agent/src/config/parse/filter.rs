@@ -159,6 +159,14 @@ impl Reader<'_> {
             );
             return Err(());
         }
+        if most < shortest {
+            self.problems.error(
+                max.map_or(file.place, |at| at.place),
+                path,
+                format!("no prefix inside a /{shortest} is as short as /{most}"),
+            );
+            return Err(());
+        }
         Ok((least, most))
     }
 }

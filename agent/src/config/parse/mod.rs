@@ -193,10 +193,10 @@ impl Reader<'_> {
             self.problems.secret_error(key.place, path, format!("unknown key; {fix}"));
             return None;
         }
-        let file =
-            self.need(source.file.as_ref(), source.place, &format!("{path}.file"), |text| {
-                if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
-            })?;
+        let at = if source.place.is_known() { source.place } else { at };
+        let file = self.need(source.file.as_ref(), at, &format!("{path}.file"), |text| {
+            if text.is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(text)) }
+        })?;
         match (self.passwords)(&file.value) {
             Ok(password) => Some(password),
             Err(message) => {
@@ -409,7 +409,7 @@ fn protocol(text: &str) -> Scalar<u8> {
     let protocol = scalar::number(text, 0, u8::MAX)?;
     if protocol < 5 {
         return Err(format!(
-            "protocol {protocol} is the kernel's own (0 to 4): routelet would remove routes that are not its; 179 is the default"
+            "protocol {protocol} is the kernel's own (0 to 4): routelet would remove routes of others; 179 is the default"
         ));
     }
     match TAKEN_PROTOCOLS.iter().find(|(number, _)| *number == protocol) {

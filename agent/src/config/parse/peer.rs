@@ -21,6 +21,13 @@ impl Reader<'_> {
             self.need(file.as_number.as_ref(), file.place, &key("asNumber"), scalar::as_number);
         let interface = self.get(file.interface.as_ref(), &key("interface"), scalar::interface);
         let families = file.families.as_ref();
+        if families.is_some_and(Vec::is_empty) {
+            self.problems.error(
+                file.place,
+                key("families"),
+                "is empty: leave it out, or name ipv4-unicast, ipv6-unicast, or both",
+            );
+        }
         let complete = name.is_some() && peer_ip.is_some() && as_number.is_some();
         // A peer without its heart is not returned; the stand-ins let its other keys be read.
         let name = name.unwrap_or(At::default_of(String::new()));
@@ -38,7 +45,6 @@ impl Reader<'_> {
         }
         let zone = zone.map(|value| At { value, place: peer_ip.place });
         let spec = PeerSpec {
-            place: file.place,
             name,
             peer_ip: At { value: address, place: peer_ip.place },
             port: port.unwrap_or(BGP_PORT),

@@ -28,6 +28,7 @@ pub(super) struct PeerBuilder<'a> {
     /// Of `bgp`, checked once.
     hold_time: HoldTime,
     peers: Vec<Arc<PeerConfig>>,
+    /// Of the peers of `peers`, and where they stand.
     names: BTreeMap<String, Place>,
     addresses: BTreeMap<(IpAddr, Option<String>), (String, Place)>,
 }
@@ -114,7 +115,6 @@ impl<'a> PeerBuilder<'a> {
                 self.problems.error(place, format!("peers[{name}].name"), message);
                 continue;
             }
-            self.names.insert(name.clone(), node.name.place);
             if let Some(config) = self.mesh_peer(node, &path) {
                 self.peers.push(Arc::new(config));
             }
@@ -339,13 +339,6 @@ impl<'a> PeerBuilder<'a> {
         let Some(families) = &peer.families else {
             return self.default_families(peer.peer_ip.value);
         };
-        if families.is_empty() {
-            self.problems.error(
-                peer.place,
-                format!("{path}.families"),
-                "is empty: leave it out, or name ipv4-unicast, ipv6-unicast, or both",
-            );
-        }
         for family in families {
             if !self.local.has_family(family.value) && self.spec.kernel.enabled {
                 self.problems.warn(
