@@ -81,3 +81,78 @@ pub struct ClusterPrefixes {
     /// Subnets the host is on, to tell whether a receiver and a next hop share one.
     pub connected: Vec<IpNet>,
 }
+
+impl PolicyRules {
+    /// The first rule for what the peer sends that matches.
+    #[must_use]
+    pub fn first_import(&self, family: Family, prefix: IpNet) -> Option<&Rule> {
+        self.import[family.index()].iter().find(|rule| rule.matches(prefix))
+    }
+
+    /// The first rule for what we send the peer that matches.
+    #[must_use]
+    pub fn first_export(&self, family: Family, prefix: IpNet) -> Option<&Rule> {
+        self.export[family.index()].iter().find(|rule| rule.matches(prefix))
+    }
+}
+
+impl Rule {
+    /// Whether the rule decides about `prefix`.
+    #[must_use]
+    pub fn matches(&self, prefix: IpNet) -> bool {
+        self.prefix.is_none_or(|condition| condition.matches(prefix))
+    }
+}
+
+impl PrefixMatch {
+    /// Whether `prefix` meets the condition.
+    #[must_use]
+    pub fn matches(&self, prefix: IpNet) -> bool {
+        match self.operator {
+            MatchOperator::Equal => prefix == self.net,
+            MatchOperator::NotEqual => prefix != self.net,
+            MatchOperator::In => self.covers(prefix),
+            MatchOperator::NotIn => !self.covers(prefix),
+        }
+    }
+
+    fn covers(&self, prefix: IpNet) -> bool {
+        self.net.contains(&prefix)
+            && self
+                .length
+                .is_none_or(|(least, greatest)| (least..=greatest).contains(&prefix.prefix_len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(net: &str, operator: MatchOperator, length: Option<(u8, u8)>) -> PrefixMatch {
+        PrefixMatch { net: net.parse().unwrap(), operator, length }
+    }
+
+    #[test]
+    fn operators_match_as_calico_says() {
+        use MatchOperator::{Equal, In, NotEqual, NotIn};
+        let matches =
+            |condition: PrefixMatch, prefix: &str| condition.matches(prefix.parse().unwrap());
+        let net = "10.0.0.0/8";
+        assert!(matches(condition(net, Equal, None), "10.0.0.0/8"));
+        assert!(!matches(condition(net, Equal, None), "10.0.0.0/9"));
+        assert!(!matches(condition(net, NotEqual, None), "10.0.0.0/8"));
+        assert!(matches(condition(net, NotEqual, None), "10.0.0.0/9"));
+        assert!(matches(condition(net, In, None), "10.0.0.0/8"));
+        assert!(matches(condition(net, In, None), "10.1.2.0/24"));
+        assert!(!matches(condition(net, In, None), "11.0.0.0/8"));
+        assert!(!matches(condition(net, In, None), "0.0.0.0/0"));
+        assert!(!matches(condition(net, NotIn, None), "10.1.2.0/24"));
+        assert!(matches(condition(net, NotIn, None), "0.0.0.0/0"));
+        assert!(matches(condition(net, In, Some((16, 24))), "10.1.0.0/16"));
+        assert!(matches(condition(net, In, Some((16, 24))), "10.1.2.0/24"));
+        assert!(!matches(condition(net, In, Some((16, 24))), "10.1.2.0/25"));
+        assert!(!matches(condition(net, In, Some((16, 24))), "10.0.0.0/8"));
+        assert!(matches(condition(net, NotIn, Some((16, 24))), "10.1.2.0/25"));
+        assert!(!matches(condition("fd00::/8", In, None), "10.0.0.0/8"));
+    }
+}

@@ -129,7 +129,7 @@ fn field(
     for &scenario in &scenarios {
         for run in 1..=runs {
             for &kind in &kinds {
-                if !scenario.suits(kind) {
+                if kind == Kind::Copier && !scenario.has_ceiling() {
                     continue;
                 }
                 eprintln!("{} run {run} of {runs}: {}", scenario.word(), kind.name());
@@ -182,7 +182,7 @@ fn conditions(kinds: &[Kind], runs: usize, common: &Common) -> Result<String> {
     let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output()?;
     let versions: Vec<String> = kinds
         .iter()
-        .filter(|&&kind| !matches!(kind, Kind::Copier | Kind::RouteletOneCore))
+        .filter(|&&kind| kind != Kind::Copier)
         .map(|&kind| dut::version(kind, common.routelet.as_deref()))
         .collect();
     Ok(format!(

@@ -3,17 +3,59 @@
 //! In: [`Speaker::handle_peer_up`], [`Speaker::handle_update`], … Out: [`Speaker::poll_output`]
 //! until it is empty after each call that handles something, and [`Speaker::poll_transmit`] while
 //! it has something and the peers concerned are writable.
+//!
+//! ```text
+//!  UPDATE ─► events ─► import ─► rib: table (attrs, next hops interned) ─► decision
+//!                                  │ best path changed        │ next hops changed
+//!                                  ▼                          ▼
+//!                        forward: group, log, pack      Output::RouteChanged
+//!                                  ▼
+//!                        Transmit, per member
+//! ```
+//!
+//! One path entry stands in one table per family; rejected ones too, so that a policy edit needs no
+//! route refresh. What waits to be sent is which destinations changed, never messages.
 
+mod attrs;
+mod cluster;
+mod config;
+pub mod decision;
+mod dest_set;
+mod events;
+mod export;
+mod forward;
+mod group;
+mod import;
+mod log;
+mod nexthop;
+mod pack;
+mod peers;
+mod rib;
+mod shared;
+mod slab;
+mod sync;
+mod table;
+mod views;
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use routelet_proto::{Notification, RouteRefresh, Update};
+use ipnet::{Ipv4Net, Ipv6Net};
+use routelet_proto::{Asn, BgpIdentifier, Notification, RouteRefresh, Update};
 
-use crate::core::config::{PeerConfig, SpeakerConfig};
+use self::attrs::AttrStore;
+use self::cluster::Cluster;
+use self::peers::Peers;
+use self::rib::Rib;
+use self::shared::Shared;
+use self::sync::Sync;
+use crate::core::config::{OriginatedRoute, PeerConfig, SpeakerConfig};
 use crate::core::forwarding::{ForwardingNextHop, NextHopAnswer, RouteChange};
 use crate::core::peer::{PeerDown, PeerId, PeerUp};
-use crate::core::view::{ExplainView, PeerTableView, RouteQuery, RouteView};
+use crate::core::view::{ExplainView, PeerTableView, RouteQuery, RouteSelector, RouteView};
 
 /// An effect the speaker wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +69,8 @@ pub enum Output {
     UntrackNextHop(ForwardingNextHop),
     /// Send this NOTIFICATION and end the session; the words go into `lastError`.
     ResetPeer(PeerId, Notification, String),
-    /// Every configured peer has sent End-of-RIB or its deferral has passed; all route changes
-    /// decided until then have been handed out. Comes once.
+    /// Every configured peer has sent End-of-RIB or its deferral has passed, and every next hop is
+    /// answered; all route changes decided until then have been handed out. Comes once.
     FirstSync,
 }
 
@@ -56,106 +98,199 @@ pub struct Transmit {
 
 /// The speaker.
 #[derive(Debug)]
-pub struct Speaker {}
+pub struct Speaker {
+    shared: Shared,
+    v4: Rib<Ipv4Net>,
+    v6: Rib<Ipv6Net>,
+    originated: Vec<OriginatedRoute>,
+    /// What one member is being sent.
+    transmits: VecDeque<Transmit>,
+}
+
+/// Does something with the tables of one family, whose prefix types differ.
+macro_rules! with_family {
+    ($speaker:expr, $family:expr, $rib:ident => $body:expr) => {
+        match $family {
+            routelet_proto::Family::Ipv4Unicast => {
+                let $rib = &mut $speaker.v4;
+                $body
+            }
+            routelet_proto::Family::Ipv6Unicast => {
+                let $rib = &mut $speaker.v6;
+                $body
+            }
+        }
+    };
+}
+use with_family;
+
+#[cfg(test)]
+mod tests;
 
 impl Speaker {
     /// A speaker without peers; [`Self::apply_config`] comes next.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        let _ = now;
-        todo!()
+        Self {
+            shared: Shared {
+                start: now,
+                now,
+                config: Arc::new(unconfigured()),
+                cluster: Cluster::default(),
+                attrs: AttrStore::new(),
+                peers: Peers::default(),
+                outputs: VecDeque::new(),
+                sync: Sync::default(),
+                encodings: 0,
+            },
+            v4: Rib::new(),
+            v6: Rib::new(),
+            originated: Vec::new(),
+            transmits: VecDeque::new(),
+        }
     }
 
     /// Takes a configuration and returns what must happen to the sessions. Routes are re-evaluated
     /// where policy changed; nothing else moves.
     pub fn apply_config(&mut self, now: Instant, config: Arc<SpeakerConfig>) -> Vec<PeerAction> {
-        let _ = (now, config);
-        todo!()
+        self.shared.now = now;
+        self.configure(config)
     }
 
     /// A session is Established.
     pub fn handle_peer_up(&mut self, now: Instant, peer: PeerId, up: PeerUp) {
-        let _ = (now, peer, up);
-        todo!()
+        self.shared.now = now;
+        self.peer_up(peer, up);
     }
 
     /// A session has ended.
     pub fn handle_peer_down(&mut self, now: Instant, peer: PeerId, down: &PeerDown) {
-        let _ = (now, peer, down);
-        todo!()
+        self.shared.now = now;
+        self.peer_down(peer, down);
     }
 
-    /// A peer sent an UPDATE.
+    /// A peer sent an UPDATE. Dropped unless its session is up.
     pub fn handle_update(&mut self, now: Instant, peer: PeerId, update: &Update) {
-        let _ = (now, peer, update);
-        todo!()
+        self.shared.now = now;
+        self.update(peer, update);
     }
 
-    /// A peer sent a ROUTE-REFRESH.
+    /// A peer sent a ROUTE-REFRESH. Ignored for a family that is not negotiated.
     pub fn handle_route_refresh(&mut self, now: Instant, peer: PeerId, refresh: RouteRefresh) {
-        let _ = (now, peer, refresh);
-        todo!()
+        self.shared.now = now;
+        self.route_refresh(peer, refresh);
     }
 
     /// The kernel side has answers about next hops.
     pub fn handle_next_hops(&mut self, now: Instant, answers: &[NextHopAnswer]) {
-        let _ = (now, answers);
-        todo!()
+        self.shared.now = now;
+        self.next_hops(answers);
     }
 
     /// A peer's queue is full (`false`) or has room again (`true`, also assumed at peer up).
     pub fn handle_writable(&mut self, peer: PeerId, writable: bool) {
-        let _ = (peer, writable);
-        todo!()
+        let Some(slot) = self.shared.peers.slot(peer) else { return };
+        let peer = &mut self.shared.peers[slot];
+        peer.writable = writable;
+        if writable {
+            let [v4, v6] = peer.group;
+            v4.into_iter().for_each(|group| self.v4.groups.wake(group));
+            v6.into_iter().for_each(|group| self.v6.groups.wake(group));
+        }
     }
 
     /// The time [`Self::poll_timeout`] named has come.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
-        todo!()
+        self.shared.now = now;
+        self.timeout(now);
     }
 
     /// When [`Self::handle_timeout`] must be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        self.shared.sync.deadline
     }
 
     /// The next effect.
     #[must_use]
     pub fn poll_output(&mut self) -> Option<Output> {
-        todo!()
+        let requests = &mut self.shared.attrs.next_hops.requests;
+        requests.pop_front().or_else(|| self.shared.outputs.pop_front())
     }
 
     /// The next octets for a writable peer: own prefixes first, then whatever is pending; a batch
-    /// is encoded once for a group and then handed out member by member.
+    /// is encoded once for a group and then handed out member by member. A peer gets a batch of
+    /// about 64 KiB, in up to three pieces, at a time; declared not writable, it gets no other.
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        todo!()
+        let Self { shared, v4, v6, transmits, .. } = self;
+        while transmits.is_empty() {
+            let served = v4.groups.serve(&mut v4.table, &v4.own, shared, transmits)
+                || v6.groups.serve(&mut v6.table, &v6.own, shared, transmits);
+            if !served {
+                return None;
+            }
+        }
+        transmits.pop_front()
     }
 
     /// The peers, by name.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerTableView> {
-        todo!()
+        self.peer_views()
     }
 
     /// Routes, sorted by prefix, the best path of each first.
     #[must_use]
     pub fn routes(&self, query: &RouteQuery) -> Vec<RouteView> {
-        let _ = query;
-        todo!()
+        self.route_views(query)
     }
 
     /// Everything about the destination that covers `address`, or about exactly `prefix`.
     #[must_use]
-    pub fn explain(&self, selector: crate::core::view::RouteSelector) -> ExplainView {
-        let _ = selector;
-        todo!()
+    pub fn explain(&self, selector: RouteSelector) -> ExplainView {
+        self.explanation(selector)
     }
 
     /// The next hops tracked, for the kernel side when it starts again.
     pub fn tracked_next_hops(&self) -> impl Iterator<Item = ForwardingNextHop> + '_ {
-        std::iter::empty()
+        self.shared.attrs.next_hops.tracked()
+    }
+
+    /// How many attribute sets have been encoded since the start; a set that goes to a whole group
+    /// counts once.
+    #[must_use]
+    pub const fn encodings(&self) -> u64 {
+        self.shared.encodings
+    }
+
+    /// Destinations and distinct attribute sets in the tables.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.v4.table.len() + self.v6.table.len(), self.shared.attrs.len())
+    }
+
+    /// Prefixes that wait for some member, summed over the groups; at most the table for each.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.v4.groups.pending() + self.v6.groups.pending()
+    }
+}
+
+/// What there is before the first configuration: nobody and nothing.
+fn unconfigured() -> SpeakerConfig {
+    SpeakerConfig {
+        asn: Asn::ZERO,
+        router_id: BgpIdentifier(Ipv4Addr::UNSPECIFIED),
+        cluster_id: Ipv4Addr::UNSPECIFIED,
+        host_name: String::new(),
+        address_v4: None,
+        address_v6: None,
+        maximum_paths: 1,
+        track_next_hops: false,
+        initial_deferral: Duration::ZERO,
+        originated: Vec::new(),
+        cluster: Arc::default(),
+        peers: Vec::new(),
     }
 }
