@@ -116,7 +116,10 @@ pub struct BgpSpec {
 /// `sourceAddress`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum SourceAddress {
-    /// The node's address of the peer's family.
+    /// The node's address in the peer's subnet, where it has one; else as `UseNodeIP`. Not a word of
+    /// the file: it is what holds when the key is left out.
+    Nearest,
+    /// The node's first address of the peer's family.
     UseNodeIp,
     /// Whatever the kernel chooses.
     None,

@@ -129,7 +129,7 @@ fn field(
     for &scenario in &scenarios {
         for run in 1..=runs {
             for &kind in &kinds {
-                if kind == Kind::Copier && !scenario.has_ceiling() {
+                if !scenario.suits(kind) {
                     continue;
                 }
                 eprintln!("{} run {run} of {runs}: {}", scenario.word(), kind.name());
@@ -182,7 +182,7 @@ fn conditions(kinds: &[Kind], runs: usize, common: &Common) -> Result<String> {
     let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output()?;
     let versions: Vec<String> = kinds
         .iter()
-        .filter(|&&kind| kind != Kind::Copier)
+        .filter(|&&kind| !matches!(kind, Kind::Copier | Kind::RouteletOneCore))
         .map(|&kind| dut::version(kind, common.routelet.as_deref()))
         .collect();
     Ok(format!(

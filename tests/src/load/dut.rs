@@ -30,6 +30,9 @@ pub const PREFIX_LEN: u8 = 15;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Kind {
     Routelet,
+    /// The same, bound to one core.
+    #[value(name = "routelet-one-core")]
+    RouteletOneCore,
     Bird,
     Frr,
     /// The plain copier: the ceiling of the load generator itself.
@@ -40,16 +43,22 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Routelet => "routelet",
+            Kind::RouteletOneCore => "routelet, one core",
             Kind::Bird => "BIRD 2",
             Kind::Frr => "FRR",
             Kind::Copier => "copier",
         }
     }
 
+    pub fn is_routelet(self) -> bool {
+        matches!(self, Kind::Routelet | Kind::RouteletOneCore)
+    }
+
     /// The word that `--dut` takes.
     pub fn word(self) -> &'static str {
         match self {
             Kind::Routelet => "routelet",
+            Kind::RouteletOneCore => "routelet-one-core",
             Kind::Bird => "bird",
             Kind::Frr => "frr",
             Kind::Copier => "copier",
@@ -78,7 +87,9 @@ impl Dut {
     pub fn start(kind: Kind, topology: &Topology, routelet: Option<&Path>) -> Result<Dut> {
         let dir = tempfile::Builder::new().prefix("routelet-load-").tempdir()?;
         let mut command = match kind {
-            Kind::Routelet => routelet_command(dir.path(), topology, routelet)?,
+            Kind::Routelet | Kind::RouteletOneCore => {
+                routelet_command(dir.path(), topology, routelet)?
+            }
             Kind::Bird => bird_command(dir.path(), topology)?,
             Kind::Frr => frr_command(dir.path(), topology)?,
             Kind::Copier => copier_command()?,
@@ -86,6 +97,9 @@ impl Dut {
         let log = fs::File::create(dir.path().join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         sys::die_with_parent(&mut command);
+        if kind == Kind::RouteletOneCore {
+            sys::bind_to_first_core(&mut command);
+        }
         let child =
             command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
         let mut dut = Dut { child, dir, kind };
@@ -194,7 +208,7 @@ impl Drop for Dut {
 /// Version line of a daemon as installed, for the report.
 pub fn version(kind: Kind, routelet: Option<&Path>) -> String {
     let mut command = match kind {
-        Kind::Routelet => Command::new(routelet_path(routelet)),
+        Kind::Routelet | Kind::RouteletOneCore => Command::new(routelet_path(routelet)),
         Kind::Bird => Command::new("bird"),
         Kind::Frr => Command::new(BGPD),
         Kind::Copier => return "plain copier".to_owned(),

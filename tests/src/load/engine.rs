@@ -399,6 +399,9 @@ impl Engine {
 
     fn update(&mut self, token: usize, body: &[u8]) -> Result<()> {
         let peer = &mut self.peers[token];
+        if peer.state != State::Established {
+            bail!("peer {token} got an UPDATE in {:?}", peer.state);
+        }
         if !peer.plan.receiver {
             return Ok(());
         }
@@ -495,4 +498,80 @@ pub fn now() -> Instant {
 pub fn peer_address(number: usize) -> Ipv4Addr {
     let (high, low) = (1 + number / 250, 1 + number % 250);
     Ipv4Addr::new(10, 98, u8::try_from(high).expect("at most 60,000 peers"), low as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two peers that announce three prefixes each, and a pure receiver.
+    fn engine() -> (Engine, Universe) {
+        let universe = Universe::table(6);
+        let plan = |number: usize, own: Range<usize>| {
+            let address = peer_address(number);
+            let speaker = Speaker { address, asn: 65_001 + number as u32, external: true };
+            PeerPlan { speaker, own, receiver: true, greeting: Bytes::new() }
+        };
+        let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 179);
+        let config = EngineConfig { target, universe, external: true, hold_time: 90 };
+        let plans = vec![plan(0, 0..3), plan(1, 3..6), plan(2, 0..0)];
+        let mut engine = Engine::new(config, plans).unwrap();
+        engine.peers.iter_mut().for_each(|peer| peer.state = State::Established);
+        engine.expect(0..6, |index| index as u32 / 3 + 1);
+        (engine, universe)
+    }
+
+    fn announced(universe: Universe, tag: u32, indices: Range<usize>) -> Bytes {
+        let address = peer_address(9);
+        wire::announce(Speaker { address, asn: 1, external: true }, universe, [(tag, indices)])
+    }
+
+    #[test]
+    fn only_exactly_the_expected_tables_are_complete() {
+        let (mut engine, universe) = engine();
+        engine.consume(0, &announced(universe, 2, 3..6)).unwrap();
+        engine.consume(1, &announced(universe, 1, 0..3)).unwrap();
+        engine.consume(2, &announced(universe, 1, 0..3)).unwrap();
+        engine.consume(2, &announced(universe, 2, 3..5)).unwrap();
+        assert!(!engine.complete(), "one prefix is missing");
+        engine.consume(2, &announced(universe, 7, 5..6)).unwrap();
+        assert!(!engine.complete(), "one prefix has other attributes");
+        engine.consume(2, &announced(universe, 2, 5..6)).unwrap();
+        assert!(engine.complete());
+        engine.consume(1, &wire::withdraw(universe, 2..3)).unwrap();
+        assert!(!engine.complete(), "one prefix was withdrawn again");
+        engine.consume(1, &announced(universe, 1, 2..3)).unwrap();
+        assert!(engine.complete());
+        engine.expect(0..6, |_| 0);
+        assert!(!engine.complete(), "nothing has been withdrawn yet");
+        (0..3).for_each(|token| _ = engine.consume(token, &wire::withdraw(universe, 0..6)));
+        assert!(engine.complete());
+    }
+
+    #[test]
+    fn what_comes_back_to_its_source_is_counted_and_completes_nothing() {
+        let (mut engine, universe) = engine();
+        engine.consume(0, &announced(universe, 1, 0..3)).unwrap();
+        assert_eq!(engine.counters().echoes, 3);
+        assert!(!engine.complete());
+    }
+
+    #[test]
+    fn an_update_before_established_and_junk_end_the_run() {
+        let (mut engine, universe) = engine();
+        assert!(engine.consume(0, &[0; 19]).is_err(), "no marker");
+        assert!(engine.consume(0, &announced(Universe::table(9), 1, 8..9)).is_err(), "foreign");
+        engine.peers[0].state = State::OpenConfirm;
+        assert!(engine.consume(0, &announced(universe, 2, 3..6)).is_err());
+    }
+
+    #[test]
+    fn a_message_in_two_parts_is_kept_until_it_is_whole() {
+        let (mut engine, universe) = engine();
+        let octets = announced(universe, 2, 3..6);
+        for cut in 0..octets.len() {
+            assert_eq!(engine.consume(0, &octets[..cut]).unwrap(), 0);
+        }
+        assert_eq!(engine.consume(0, &octets).unwrap(), octets.len());
+    }
 }

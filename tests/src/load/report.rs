@@ -135,7 +135,8 @@ impl Field {
 }
 
 /// Order of the rows.
-const KINDS: [Kind; 4] = [Kind::Bird, Kind::Frr, Kind::Routelet, Kind::Copier];
+const KINDS: [Kind; 5] =
+    [Kind::Bird, Kind::Frr, Kind::Routelet, Kind::RouteletOneCore, Kind::Copier];
 
 struct Table {
     title: &'static str,

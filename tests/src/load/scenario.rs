@@ -53,9 +53,16 @@ impl Scenario {
             .unwrap_or_default()
     }
 
-    /// Whether the copier can stand in for a daemon.
-    pub fn has_ceiling(self) -> bool {
-        !matches!(self, Scenario::FourSenders | Scenario::Idle)
+    /// Whether a row for this device says anything: the copier cannot stand in for a daemon everywhere,
+    /// and one core is of interest where many sessions could use two.
+    pub fn suits(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Copier => !matches!(self, Scenario::FourSenders | Scenario::Idle),
+            Kind::RouteletOneCore => {
+                matches!(self, Scenario::Million | Scenario::TenSenders | Scenario::Reflector1000)
+            }
+            Kind::Routelet | Kind::Bird | Kind::Frr => true,
+        }
     }
 }
 
@@ -423,7 +430,7 @@ impl Bench<'_> {
         // FRR sends a group's UPDATE to its source too, and relies on the loop checks there.
         let echoes = engine.counters().echoes;
         ensure!(
-            echoes == 0 || self.config.kind != Kind::Routelet,
+            echoes == 0 || !self.config.kind.is_routelet(),
             "announced back to the peer it came from"
         );
         self.put("echoes_count", self.figures.get("echoes_count").unwrap_or(&0.0) + echoes as f64);

@@ -111,6 +111,18 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
+/// Lets the child run on the first core only.
+pub fn bind_to_first_core(command: &mut Command) {
+    // SAFETY: the set is a plain bit field; sched_setaffinity is async-signal-safe and reads it only.
+    unsafe {
+        let mut cores: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut cores);
+        command.pre_exec(move || {
+            check(libc::sched_setaffinity(0, size_of_val(&cores), &cores)).map(|_| ())
+        });
+    }
+}
+
 /// Asks a process of ours to end.
 pub fn terminate(pid: u32) {
     if let Ok(pid) = i32::try_from(pid) {

@@ -84,7 +84,7 @@ impl Reader<'_> {
             source_address: self.or_at(
                 file.source_address.as_ref(),
                 &key("sourceAddress"),
-                SourceAddress::UseNodeIp,
+                SourceAddress::Nearest,
                 source_address,
             ),
             passive: self.or_at(file.passive.as_ref(), &key("passive"), false, scalar::boolean),

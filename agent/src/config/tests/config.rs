@@ -262,6 +262,24 @@ filters:
 }
 
 #[test]
+fn a_router_in_our_second_subnet_sees_our_address_there() {
+    let config = read(
+        "node: {name: a, addresses: [10.0.0.1/24, 10.0.1.1/24]}
+peers:
+  - {name: first, peerIP: 10.0.0.2, asNumber: 7}
+  - {name: second, peerIP: 10.0.1.2, asNumber: 7}
+  - {name: node, peerIP: 10.0.1.3, asNumber: 7, sourceAddress: UseNodeIP}
+  - {name: far, peerIP: 192.0.2.1, asNumber: 7}",
+    )
+    .unwrap();
+    for (name, source) in
+        [("first", "10.0.0.1"), ("second", "10.0.1.1"), ("node", "10.0.0.1"), ("far", "10.0.0.1")]
+    {
+        assert_eq!(peer(&config, name).source_address, Some(ip(source)), "{name}");
+    }
+}
+
+#[test]
 fn ttl_security_counts_links() {
     for (hops, least) in [(1, 255), (2, 254), (254, 2)] {
         let config = with(&format!(

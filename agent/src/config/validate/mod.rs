@@ -45,6 +45,11 @@ impl LocalNode {
         }
     }
 
+    /// Our address in the subnet that `peer` is in: what a router on that link expects us to have.
+    fn address_beside(&self, peer: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().find(|at| at.value.contains(&peer)).map(|at| at.value.addr())
+    }
+
     fn has_family(&self, family: Family) -> bool {
         match family {
             Family::Ipv4Unicast => self.v4.is_some(),

@@ -307,9 +307,12 @@ impl<'a> PeerBuilder<'a> {
         match peer.source_address.value {
             SourceAddress::None => None,
             // The kernel takes the interface's own link-local address.
-            SourceAddress::UseNodeIp if is_link_local(address) => None,
-            SourceAddress::UseNodeIp => {
-                let source = self.local.address_towards(address);
+            SourceAddress::Nearest | SourceAddress::UseNodeIp if is_link_local(address) => None,
+            wanted @ (SourceAddress::Nearest | SourceAddress::UseNodeIp) => {
+                let nearest = self.local.address_beside(address);
+                let source = nearest
+                    .filter(|_| wanted == SourceAddress::Nearest)
+                    .or_else(|| self.local.address_towards(address));
                 if source.is_none() && !self.local.addresses.is_empty() {
                     self.problems.error(
                         place,

@@ -1,0 +1,66 @@
+# The one menu of commands: `make` lists them. CI runs the same ones through .ci/run.
+
+SHELL := /bin/sh
+CARGO ?= cargo
+# How long each fuzz target runs.
+SECONDS ?= 600
+PREFIX ?= /usr/local
+# Arguments for cargo test, for example T="--test interop bird".
+T ?=
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+
+.DEFAULT_GOAL := help
+.PHONY: help build release static check fmt test bench fuzz demo packages install clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+build: ## build everything, for development
+	$(CARGO) build --workspace --bins --tests
+
+release: ## build the optimized binary: target/dist/routelet
+	$(CARGO) build -p routelet --profile dist
+	@ls -l $(TARGET)/dist/routelet
+
+static: ## build the optimized binary without shared libraries: target/<host>/dist/routelet
+	RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" $(CARGO) build -p routelet --profile dist --target $(HOST)
+	@if ldd $(TARGET)/$(HOST)/dist/routelet 2>/dev/null | grep '=>'; then \
+	  echo 'error: the binary needs the shared libraries above' >&2; exit 1; fi
+	@ls -l $(TARGET)/$(HOST)/dist/routelet
+
+check: ## formatting, clippy, the core without tokio, file sizes
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) check -p routelet-bgp --no-default-features
+	@if $(CARGO) tree -p routelet-bgp --no-default-features -e normal | grep -w tokio; then \
+	  echo 'error: the core must not depend on tokio' >&2; exit 1; fi
+	@find proto bgp agent tests -name target -prune -o -name '*.rs' -exec wc -l {} + | \
+	  awk '$$2 != "total" && $$1 > 800 {print "error: " $$2 " has " $$1 " lines, 800 is the limit: split it by noun"; bad = 1} END {exit bad}' >&2
+
+fmt: ## format all code
+	$(CARGO) fmt --all
+
+test: packages build ## install what is missing (asks first; YES=1 does not), run every test, print the sums
+	@ROUTELET_BIN="$(abspath $(TARGET))/debug/routelet" $(TARGET)/debug/suite $(T)
+
+packages: ## install what the tests need: Debian, as root; elsewhere say what is missing
+	@YES="$(YES)" scripts/packages.sh
+
+bench: ## criterion benchmarks: compare figures of one run only
+	$(CARGO) bench --workspace --benches
+
+fuzz: ## run each fuzz target for SECONDS=600 (needs a nightly toolchain and cargo-fuzz)
+	@for target in proto/fuzz/fuzz_targets/*.rs; do \
+	  name=$$(basename $$target .rs); echo "fuzz $$name"; \
+	  $(CARGO) +nightly fuzz run --fuzz-dir proto/fuzz $$name -- -max_total_time=$(SECONDS) || exit 1; done
+
+demo: ## three nodes, a ToR and a server in network namespaces: sessions, routes, pings
+	$(CARGO) build -p routelet
+	$(TARGET)/debug/routelet lab
+
+install: release ## install the optimized binary to PREFIX=/usr/local
+	install -D -m 755 $(TARGET)/dist/routelet $(DESTDIR)$(PREFIX)/bin/routelet
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,149 @@
+//! Runs every test of the workspace and ends with the sums over all test binaries.
+//!
+//! In flow: the lines of `cargo test`, passed through as they come. Out flow: after them the names of
+//! what failed, the reasons of what was skipped, and `N passed, F failed, S skipped`; a non-zero exit
+//! code if anything failed, or a binary ended without its result.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::Context;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the lines have said so far.
+#[derive(Debug, Default)]
+struct Sums {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    binary: String,
+    failures: Vec<String>,
+    /// Tests by reason.
+    skips: BTreeMap<String, Vec<String>>,
+}
+
+fn run() -> anyhow::Result<bool> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["test", "--no-fail-fast"]);
+    let chosen: Vec<_> = env::args_os().skip(1).collect();
+    if !chosen.iter().any(|word| word == "-p" || word == "--package") {
+        // The same selection as the build before it, so that nothing is built a second time.
+        command.arg("--workspace");
+    }
+    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+    let mut child = command
+        .args(chosen)
+        .stdout(writer.try_clone().context("cannot share the pipe")?)
+        .stderr(writer)
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot run cargo")?;
+    // It holds the other end of the pipe.
+    drop(command);
+    let mut sums = Sums::default();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line.context("cannot read what cargo says")?;
+        let line = String::from_utf8_lossy(&line);
+        let _ = writeln!(io::stdout(), "{line}");
+        sums.take(&line);
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() && sums.failed == 0 {
+        sums.failed = 1;
+        sums.failures.push(format!("cargo test: {status}, without the result of a test"));
+    }
+    let _ = writeln!(io::stdout(), "\n{}", sums.report());
+    Ok(sums.failed == 0)
+}
+
+impl Sums {
+    fn take(&mut self, line: &str) {
+        let line = line.trim_end();
+        if let Some(binary) = line.trim_start().strip_prefix("Running ") {
+            self.binary = binary.split(" (").next().unwrap_or(binary).to_owned();
+        } else if let Some(package) = line.trim_start().strip_prefix("Doc-tests ") {
+            self.binary = format!("documentation of {package}");
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            for part in result.split(['.', ';']) {
+                let mut words = part.split_whitespace();
+                let (Some(Ok(count)), Some(what)) =
+                    (words.next().map(str::parse::<u64>), words.next())
+                else {
+                    continue;
+                };
+                match what {
+                    "passed" => self.passed += count,
+                    "failed" => self.failed += count,
+                    "ignored" => self.skipped += count,
+                    _ => {}
+                }
+            }
+        } else if let Some((name, outcome)) =
+            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
+        {
+            let name = format!("{} {}", self.binary, name.trim());
+            if let Some(reason) = outcome.strip_prefix("ignored") {
+                let reason = reason.trim_matches([' ', ',', '(', ')']);
+                let reason = if reason.is_empty() { "no reason given" } else { reason };
+                self.skips.entry(reason.to_owned()).or_default().push(name);
+            } else if outcome.starts_with("FAILED") {
+                self.failures.push(name);
+            }
+        }
+    }
+
+    fn report(&self) -> String {
+        let mut lines = Vec::new();
+        lines.extend(self.failures.iter().map(|name| format!("FAILED   {name}")));
+        for (reason, names) in &self.skips {
+            lines.push(format!("skipped  {} because: {reason}", names.join(", ")));
+        }
+        lines.push(format!(
+            "{} passed, {} failed, {} skipped",
+            self.passed, self.failed, self.skipped
+        ));
+        lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sums;
+
+    #[test]
+    fn adds_up_both_harnesses_with_names_and_reasons() {
+        let mut sums = Sums::default();
+        for line in [
+            "     Running unittests src/lib.rs (target/debug/deps/a-1)",
+            "test one ... ok",
+            "test two ... FAILED",
+            "test three ... ignored, needs a network",
+            "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s",
+            "     Running tests/interop/main.rs (target/debug/deps/interop-2)",
+            "test four ... ignored (no bird: apt-get install bird2)",
+            "test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 11.50s",
+        ] {
+            sums.take(line);
+        }
+        assert_eq!(
+            sums.report(),
+            "FAILED   unittests src/lib.rs two
+skipped  unittests src/lib.rs three because: needs a network
+skipped  tests/interop/main.rs four because: no bird: apt-get install bird2
+7 passed, 1 failed, 2 skipped"
+        );
+    }
+}
