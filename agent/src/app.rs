@@ -59,6 +59,7 @@ pub struct RunOptions {
 /// capability. Failures later on are logged and become a non-zero exit code.
 pub fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     logging::start(options.log_format, &options.log_level)?;
+    let json = options.log_format == LogFormat::Json;
     let mut panics = failure::watch_panics();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -78,14 +79,23 @@ pub fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
     });
     // What still runs is not waited for: everything that matters has been drained or must not be.
     runtime.shutdown_background();
-    code
+    match code {
+        // Whoever reads JSON lines gets this one as such too.
+        Err(error) if json => {
+            tracing::error!(reason = format!("{error:#}"), "cannot start");
+            Ok(ExitCode::FAILURE)
+        }
+        code => code,
+    }
 }
 
 /// Starts everything, waits for a reason to stop, drains.
 async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::new()?;
     let hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
-    // Before the file is read, so that no change falls between.
+    // What is wrong is said before anything is watched; what counts is read after the watch has
+    // begun, so that no change falls between.
+    config::load(&options.config)?;
     let watcher = ConfigWatcher::new(&options.config);
     let loaded = config::load(&options.config)?;
     let config = loaded.config.clone();

@@ -15,13 +15,20 @@ mod socket;
 mod stream;
 pub mod views;
 
+#[cfg(test)]
+mod document_tests;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Router, http::StatusCode};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -85,21 +92,28 @@ pub async fn serve<B: Backend>(
     axum::serve(listener, service).with_graceful_shutdown(stop).await
 }
 
-/// Every path of the API.
+/// The paths of the API: method, path, handler.
+fn paths<B: Backend>() -> Vec<(&'static str, &'static str, MethodRouter<Api<B>>)> {
+    vec![
+        ("GET", "/v1/peers", get(handlers::peers::<B>)),
+        ("GET", "/v1/peers/{name}", get(handlers::peer::<B>)),
+        ("POST", "/v1/peers/{name}/reset", post(handlers::reset::<B>)),
+        ("POST", "/v1/peers/{name}/disable", post(handlers::disable::<B>)),
+        ("POST", "/v1/peers/{name}/enable", post(handlers::enable::<B>)),
+        ("GET", "/v1/routes", get(handlers::routes::<B>)),
+        ("GET", "/v1/explain", get(handlers::explain::<B>)),
+        ("GET", "/v1/status", get(handlers::status::<B>)),
+        ("GET", "/v1/version", get(handlers::version)),
+        ("POST", "/v1/reload", post(handlers::reload::<B>)),
+        ("POST", "/v1/plan", post(handlers::plan::<B>)),
+        ("POST", "/v1/stop", post(handlers::stop::<B>)),
+    ]
+}
+
 fn router<B: Backend>(backend: Arc<B>, access: Access) -> Router {
-    Router::new()
-        .route("/v1/peers", get(handlers::peers::<B>))
-        .route("/v1/peers/{name}", get(handlers::peer::<B>))
-        .route("/v1/peers/{name}/reset", post(handlers::reset::<B>))
-        .route("/v1/peers/{name}/disable", post(handlers::disable::<B>))
-        .route("/v1/peers/{name}/enable", post(handlers::enable::<B>))
-        .route("/v1/routes", get(handlers::routes::<B>))
-        .route("/v1/explain", get(handlers::explain::<B>))
-        .route("/v1/status", get(handlers::status::<B>))
-        .route("/v1/version", get(handlers::version))
-        .route("/v1/reload", post(handlers::reload::<B>))
-        .route("/v1/plan", post(handlers::plan::<B>))
-        .route("/v1/stop", post(handlers::stop::<B>))
+    paths::<B>()
+        .into_iter()
+        .fold(Router::new(), |router, (_, path, handler)| router.route(path, handler))
         .fallback(handlers::unknown_path)
         .method_not_allowed_fallback(handlers::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_REQUEST))

@@ -36,7 +36,13 @@ pub fn watch_panics() -> mpsc::Receiver<String> {
 
 /// What happened, and where.
 fn words(panic: &PanicHookInfo<'_>) -> String {
-    let message = panic.payload_as_str().unwrap_or("no message").replace('\n', " ");
+    let payload = panic.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+        .replace('\n', " ");
     match panic.location() {
         Some(place) => format!("{message}, at {}:{}", place.file(), place.line()),
         None => message,

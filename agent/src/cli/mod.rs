@@ -14,6 +14,9 @@ mod peers;
 mod routes;
 mod status;
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +28,7 @@ use self::output::Format;
 use crate::api;
 use crate::app::logging::LogFormat;
 use crate::app::{self, RunOptions};
+use crate::lab;
 
 /// Route agent of a Kubernetes node: BGP sessions, kernel routes, and the commands that show them.
 #[derive(Debug, Parser)]
@@ -72,6 +76,8 @@ enum Command {
     Check(FileArgs),
     /// Show what a configuration file would change in the running agent
     Plan(PlanArgs),
+    /// Build nodes, pods and a router in network namespaces here, and ping across them
+    Lab(lab::LabArgs),
     /// Print the completion script for a shell
     Completion(CompletionArgs),
     /// Print the version of this command and of the running agent
@@ -236,7 +242,7 @@ pub fn main() -> ExitCode {
         // Help goes to standard output with 0, wrong usage to standard error with 2.
         Err(error) => error.exit(),
     };
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(io::stdout());
     let mut err = io::stderr();
     let result = execute(cli, &mut Streams { out: &mut out, err: &mut err })
         .and_then(|outcome| Ok(out.flush().map(|()| outcome)?));
@@ -292,6 +298,10 @@ fn execute(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<Outcome> {
         Command::Stop(args) => control::stop(&client, &args, streams),
         Command::Check(args) => control::check(&args, streams),
         Command::Plan(args) => control::plan(&client, &args, streams),
+        Command::Lab(args) => {
+            let well = lab::run(&args)?;
+            Ok(if well { Outcome::Done } else { Outcome::CheckFailed })
+        }
         Command::Completion(args) => {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "routelet", &mut script);
