@@ -7,14 +7,16 @@ SECONDS ?= 600
 PREFIX ?= /usr/local
 # Arguments for cargo test, for example T="--test interop bird".
 T ?=
+# Arguments for bench-field, for example B="--scale 0.1 --runs 1".
+B ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help build release static check fmt test bench fuzz demo packages install clean
+.PHONY: help build release static check fmt test bench bench-field fuzz demo packages install clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 
 build: ## build everything, for development
 	$(CARGO) build --workspace --bins --tests
@@ -49,6 +51,10 @@ packages: ## install what the tests need: Debian, as root; elsewhere say what is
 
 bench: ## criterion benchmarks: compare figures of one run only
 	$(CARGO) bench --workspace --benches
+
+bench-field: ## measure against BIRD and FRR (root, minutes); WRITE=1 puts the tables into docs/performance.md
+	$(CARGO) build --release -p routelet -p routelet-tests --bins
+	$(TARGET)/release/routelet-load field $(if $(WRITE),--write docs/performance.md) $(B)
 
 fuzz: ## run each fuzz target for SECONDS=600 (needs a nightly toolchain and cargo-fuzz)
 	@for target in proto/fuzz/fuzz_targets/*.rs; do \
