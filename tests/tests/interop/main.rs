@@ -5,8 +5,12 @@ use std::process::ExitCode;
 use routelet_tests::harness::{self, Case};
 
 mod field;
+mod mesh;
+mod setup;
+mod tor;
+mod transit;
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [field::CASES].concat();
+    let cases: Vec<Case> = [field::CASES, tor::CASES, mesh::CASES, transit::CASES].concat();
     harness::main(&cases)
 }
