@@ -5,10 +5,11 @@
 //!
 //! [`harness`] runs the tests, inside a sandbox; [`scene`] builds networks; [`routers`] runs BIRD,
 //! FRR and routelet behind one face; [`want`] says what a route should look like. [`load`] is the
-//! load generator, which stands apart.
+//! load generator and [`sim`] the simulator of many speakers; both stand apart.
 
 pub mod harness;
 pub mod load;
 pub mod routers;
 pub mod scene;
+pub mod sim;
 pub mod want;
