@@ -1,26 +1,42 @@
 //! The tokio driver of the speaker: what the agent starts, and the handle it talks through.
 //!
 //! ```text
-//!  agent ──apply, queries──► SpeakerHandle ──(bounded)──► speaker thread ──► RouteQueue (latest per prefix) ──► kernel
-//!                                                          ▲      │
-//!                             events, UPDATE batches (bounded)    │ octets (counted, per session)
-//!                                                          │      ▼
-//!  TCP ◄──────────────────────────────────────────────► session task, one per peer
-//!  listener, one per address ──accepted connection──► session task of that peer
+//!                requests (64)                    coalesced: latest per prefix
+//!  SpeakerHandle ────────────► speaker thread (1) ────────────► RouteQueue ──► kernel
+//!                               ▲          │   │
+//!          PeerEvents (64 reads)│  commands│   │WriteQueue, one per Established session:
+//!                               │      (64)▼   ▼encoded UPDATEs, stopped at 1 MiB
+//!                              session task, one per peer
+//!                               ▲          │
+//!  listener, one per address ───┘          └─► connections: at most one outgoing, one
+//!   (connections of known peers)               incoming, one Established
 //! ```
+//!
+//! Who waits for whom: a session task whose events the speaker does not take stops reading, and goes
+//! on writing, keeping time and taking commands; the speaker never waits for a session. Session
+//! tasks run on the caller's runtime, on as many threads as it has.
+
+pub mod codec;
+mod connect;
+mod handle;
+mod link;
+mod listener;
+mod queue;
+mod sockopt;
+mod speaker;
+mod task;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
-use crate::core::config::SpeakerConfig;
-use crate::core::forwarding::{ForwardingNextHop, NextHopAnswer, RouteChange};
-use crate::core::view::{
-    ExplainView, PeerTableView, RouteQuery, RouteSelector, RouteView, SessionView,
-};
+use crate::core::forwarding::{ForwardingNextHop, RouteChange};
 
 /// What the kernel side is to do, coalesced: the latest change of each prefix, the next hops to
 /// track. The speaker writes, one reader takes all at once. Bounded by the table.
@@ -103,95 +119,10 @@ pub enum RequestError {
     Stopped,
 }
 
-/// The handle to a running speaker; clones talk to the same one.
+/// The handle to a running speaker; clones talk to the same one. When the last is dropped, the
+/// speaker stops as for a restart.
 #[derive(Clone, Debug)]
 pub struct SpeakerHandle {
-    queue: Arc<RouteQueue>,
-}
-
-impl SpeakerHandle {
-    /// Binds the listeners, starts the speaker's thread and its tasks.
-    ///
-    /// # Errors
-    /// An address that cannot be bound, in words that name the address and the capability
-    /// (NET_BIND_SERVICE) where that is what is missing.
-    pub async fn start(driver: DriverConfig, config: Arc<SpeakerConfig>) -> std::io::Result<Self> {
-        let _ = (driver, config);
-        todo!()
-    }
-
-    /// What the kernel side is to do.
-    #[must_use]
-    pub fn route_queue(&self) -> Arc<RouteQueue> {
-        self.queue.clone()
-    }
-
-    /// Applies a new configuration; returns when the speaker has taken it.
-    ///
-    /// # Errors
-    /// [`RequestError::Stopped`].
-    pub async fn apply(&self, config: Arc<SpeakerConfig>) -> Result<(), RequestError> {
-        let _ = config;
-        todo!()
-    }
-
-    /// Answers about next hops, from the kernel side.
-    pub async fn answer_next_hops(&self, answers: Vec<NextHopAnswer>) {
-        let _ = answers;
-        todo!()
-    }
-
-    /// The peers: session and tables side by side, by name.
-    ///
-    /// # Errors
-    /// [`RequestError::Stopped`].
-    pub async fn peers(&self) -> Result<Vec<(SessionView, PeerTableView)>, RequestError> {
-        todo!()
-    }
-
-    /// Routes.
-    ///
-    /// # Errors
-    /// [`RequestError::UnknownPeer`] for a table of a peer that is not there.
-    pub async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteView>, RequestError> {
-        let _ = query;
-        todo!()
-    }
-
-    /// Everything about one destination.
-    ///
-    /// # Errors
-    /// [`RequestError::Stopped`].
-    pub async fn explain(&self, selector: RouteSelector) -> Result<ExplainView, RequestError> {
-        let _ = selector;
-        todo!()
-    }
-
-    /// Does something to a peer by hand.
-    ///
-    /// # Errors
-    /// [`RequestError::UnknownPeer`].
-    pub async fn command(&self, peer: &str, command: PeerCommand) -> Result<(), RequestError> {
-        let _ = (peer, command);
-        todo!()
-    }
-
-    /// Whether every configured peer has sent End-of-RIB or its deferral has passed.
-    #[must_use]
-    pub fn first_sync(&self) -> bool {
-        todo!()
-    }
-
-    /// Ends every session and the thread; returns when all is sent and closed, at the latest after
-    /// two seconds.
-    pub async fn stop(&self, mode: StopMode) {
-        let _ = mode;
-        todo!()
-    }
-
-    /// Completes when the speaker's thread or a session task has panicked, with the reason; never
-    /// otherwise. The agent then ends with a non-zero exit.
-    pub async fn failed(&self) -> String {
-        std::future::pending().await
-    }
+    shared: Arc<handle::Shared>,
+    requests: mpsc::Sender<handle::Request>,
 }

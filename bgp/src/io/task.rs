@@ -1,0 +1,459 @@
+//! The task of one peer: drives its session machine with sockets, time and commands.
+//!
+//! One future, polled by hand, so that a wake-up costs no more than looking at what woke it. Each
+//! round: hand events to the speaker; read, unless events wait, which is the back-pressure; open
+//! connections; timers; commands; take what the speaker queued; write. KEEPALIVEs are written here
+//! and wait for nobody.
+//!
+//! In: [`Command`]s, connections from the listener, octets. Out: [`PeerEvent`]s in the order in
+//! which they happened, octets, log lines.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use routelet_proto::{Notification, RouteRefresh, Update};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
+use tokio_util::codec::Decoder;
+use tokio_util::sync::PollSender;
+use tokio_util::task::TaskTracker;
+
+use super::codec::FrameError;
+use super::connect::{closed_words, connect, connect_words, prepare, shared_interface};
+use super::link::Link;
+use super::queue::WriteQueue;
+use super::sockopt::has_unread_octets;
+use crate::core::config::PeerConfig;
+use crate::core::peer::{DownReason, PeerDown, PeerId, PeerUp};
+use crate::core::session::{ConnectionId, Endpoints, LocalSpeaker, Output, Session, Stop};
+use crate::core::view::SessionView;
+
+/// How often the same failure to connect is logged again.
+const REPEAT_LOG: Duration = Duration::from_secs(600);
+
+/// What a session task is told.
+#[derive(Debug)]
+pub enum Command {
+    /// The peer has connected.
+    Incoming(TcpStream, SocketAddr),
+    /// Let the session come up.
+    Start,
+    /// End it until it is started again.
+    Stop(Stop),
+    /// End it, close everything, and end the task.
+    End(Stop),
+    /// End it with this NOTIFICATION, for this reason; it comes back.
+    Reset(Notification, String),
+    /// A new configuration, and why the session must be reset for it.
+    Configure(Arc<PeerConfig>, Option<String>),
+    /// Show yourself.
+    View(oneshot::Sender<SessionView>),
+}
+
+/// What a session task tells the speaker.
+#[derive(Debug)]
+pub enum PeerEvent {
+    /// The session is up; what is sent to the peer goes into this queue.
+    Up(Box<PeerUp>, Arc<WriteQueue>),
+    /// UPDATEs in the order received.
+    Updates(Vec<Update>),
+    /// A ROUTE-REFRESH.
+    RouteRefresh(RouteRefresh),
+    /// The queue has room again.
+    Writable,
+    /// The session is down, its queue forgotten.
+    Down(PeerDown),
+}
+
+/// The task of one peer.
+#[derive(Debug)]
+pub struct SessionTask {
+    peer: PeerId,
+    session: Session,
+    links: Vec<Link>,
+    attempt: Option<Attempt>,
+    /// For the speaker, not yet taken by it.
+    events: VecDeque<PeerEvent>,
+    speaker: PollSender<(PeerId, PeerEvent)>,
+    commands: mpsc::Receiver<Command>,
+    timer: Pin<Box<Sleep>>,
+    /// When `timer` goes off.
+    timer_at: Option<Instant>,
+    /// Counts the connections that are being closed.
+    tracker: TaskTracker,
+    last_logged: Option<(String, Instant)>,
+    ending: bool,
+}
+
+/// A connection being opened.
+struct Attempt {
+    id: ConnectionId,
+    connecting: Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>,
+}
+
+impl std::fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+impl SessionTask {
+    /// A task for `peer`; it starts the session if the configuration has it enabled.
+    #[must_use]
+    pub fn new(
+        peer: PeerId,
+        config: Arc<PeerConfig>,
+        local: Arc<LocalSpeaker>,
+        seed: u64,
+        speaker: mpsc::Sender<(PeerId, PeerEvent)>,
+        commands: mpsc::Receiver<Command>,
+        tracker: TaskTracker,
+    ) -> Self {
+        let now = now();
+        let enabled = config.enabled;
+        let mut session = Session::new(now, config, local, seed);
+        if enabled {
+            session.start(now);
+        }
+        Self {
+            peer,
+            session,
+            links: Vec::new(),
+            attempt: None,
+            events: VecDeque::new(),
+            speaker: PollSender::new(speaker),
+            commands,
+            timer: Box::pin(tokio::time::sleep_until(now.into())),
+            timer_at: None,
+            tracker,
+            last_logged: None,
+            ending: false,
+        }
+    }
+
+    /// Runs until [`Command::End`], or until the speaker is gone.
+    pub async fn run(mut self) {
+        std::future::poll_fn(|context| self.poll(context)).await;
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = now();
+            self.settle();
+            let mut progress = self.poll_events(context, now);
+            progress |= self.poll_read(context, now);
+            progress |= self.poll_attempt(context, now);
+            progress |= self.poll_timer(context, now);
+            progress |= self.poll_commands(context, now);
+            self.settle();
+            progress |= self.poll_write(context, now);
+            if self.ending {
+                return Poll::Ready(());
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Hands events to the speaker. While some are left, nothing more is read.
+    fn poll_events(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let waited = !self.events.is_empty();
+        while !self.events.is_empty() {
+            match self.speaker.poll_reserve(context) {
+                Poll::Ready(Ok(())) => {
+                    let event = self.events.pop_front().expect("invariant: just seen");
+                    // Its only error is a closed channel, which the next round sees.
+                    let _ = self.speaker.send_item((self.peer, event));
+                }
+                Poll::Ready(Err(_)) => {
+                    self.ending = true;
+                    return false;
+                }
+                Poll::Pending => break,
+            }
+        }
+        let waits = !self.events.is_empty();
+        if waited {
+            for link in &self.links {
+                self.session.handle_read_paused(now, link.id, waits);
+            }
+        }
+        waited && !waits
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let mut progress = false;
+        if !self.events.is_empty() {
+            return progress;
+        }
+        for link in &mut self.links {
+            match link.poll_read(context) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(octets)) if octets > 0 => {
+                    progress = true;
+                    feed(&mut self.session, link, octets, now);
+                }
+                Poll::Ready(outcome) => {
+                    progress = true;
+                    let words = closed_words(outcome.as_ref().err());
+                    self.session.handle_closed(now, link.id, words);
+                }
+            }
+        }
+        self.settle();
+        progress
+    }
+
+    fn poll_attempt(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let Some(attempt) = &mut self.attempt else { return false };
+        let Poll::Ready(outcome) = attempt.connecting.as_mut().poll(context) else { return false };
+        let id = attempt.id;
+        self.attempt = None;
+        match outcome.and_then(|stream| Ok((endpoints(&stream)?, stream))) {
+            Ok((endpoints, stream)) => {
+                self.links.push(Link::new(id, stream));
+                self.session.handle_connected(now, id, endpoints);
+            }
+            Err(error) => {
+                let words = connect_words(self.session.config(), &error);
+                self.session.handle_closed(now, id, words);
+            }
+        }
+        true
+    }
+
+    fn poll_timer(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let Some(wanted) = self.session.poll_timeout() else {
+            self.timer_at = None;
+            return false;
+        };
+        if wanted <= now {
+            self.put_off_hold(now);
+            self.session.handle_timeout(now);
+            return true;
+        }
+        if self.timer_at != Some(wanted) {
+            self.timer_at = Some(wanted);
+            self.timer.as_mut().reset(wanted.into());
+        }
+        self.timer.as_mut().poll(context).is_ready()
+    }
+
+    /// A hold timer must not expire while octets wait in the socket: then it is us who were slow.
+    fn put_off_hold(&mut self, now: Instant) {
+        let due: Vec<_> = self.session.holds_due(now).collect();
+        for id in due {
+            let unread = |link: &Link| link.id == id && has_unread_octets(link.stream());
+            if self.links.iter().any(unread) {
+                self.session.handle_octets_waiting(now, id);
+            }
+        }
+    }
+
+    fn poll_commands(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let mut progress = false;
+        while let Poll::Ready(command) = self.commands.poll_recv(context) {
+            progress = true;
+            match command {
+                Some(Command::End(how)) => {
+                    self.session.stop(now, how);
+                    self.ending = true;
+                    break;
+                }
+                Some(command) => self.command(command, now),
+                None => {
+                    self.session.stop(now, Stop::Restart);
+                    self.ending = true;
+                    break;
+                }
+            }
+        }
+        progress
+    }
+
+    fn command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Incoming(stream, remote) => self.incoming(stream, remote, now),
+            Command::Start => self.session.start(now),
+            Command::Stop(how) | Command::End(how) => self.session.stop(now, how),
+            Command::Reset(notification, words) => self.session.reset(now, notification, words),
+            Command::Configure(config, reset) => self.session.update_config(now, config, reset),
+            Command::View(answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.session.view());
+            }
+        }
+        self.settle();
+    }
+
+    fn incoming(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
+        let prepared = prepare(&stream, self.session.config());
+        match prepared.and_then(|()| endpoints(&stream)) {
+            Ok(endpoints) => {
+                let id = self.session.handle_incoming(now, endpoints);
+                self.links.push(Link::new(id, stream));
+            }
+            Err(error) => {
+                let peer = &*self.session.config().name;
+                tracing::debug!(peer, %remote, %error, "a connection ended before it was taken");
+            }
+        }
+    }
+
+    /// Writes whatever can be written.
+    fn poll_write(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
+        let mut progress = false;
+        for link in &mut self.links {
+            let messages = link.pull(context);
+            if messages > 0 {
+                self.session.handle_updates_sent(messages);
+            }
+            while link.wants_to_write() {
+                match link.poll_write(context) {
+                    Poll::Pending => {
+                        if !link.blocked {
+                            link.blocked = true;
+                            self.session.handle_written(now, link.id, 0, true);
+                        }
+                        break;
+                    }
+                    Poll::Ready(Ok(written)) => {
+                        let waiting = link.wants_to_write();
+                        link.blocked &= waiting;
+                        self.session.handle_written(now, link.id, written.octets, link.blocked);
+                        if written.writable {
+                            progress = true;
+                            self.events.push_back(PeerEvent::Writable);
+                        }
+                    }
+                    Poll::Ready(Err(error)) => {
+                        progress = true;
+                        let words = closed_words(Some(&error));
+                        self.session.handle_closed(now, link.id, words);
+                        break;
+                    }
+                }
+            }
+        }
+        progress
+    }
+
+    /// Does what the session machine wants.
+    fn settle(&mut self) {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Connect(id) => {
+                    let connecting = Box::pin(connect(self.session.config().clone()));
+                    self.attempt = Some(Attempt { id, connecting });
+                }
+                Output::Send(id, message) => {
+                    if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
+                        link.send(&message);
+                    }
+                }
+                Output::Close(id) => self.close(id),
+                Output::PeerUp(id, up) => {
+                    self.log_up(&up);
+                    let queue = Arc::new(WriteQueue::default());
+                    if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
+                        link.queue = Some(queue.clone());
+                    }
+                    self.events.push_back(PeerEvent::Up(up, queue));
+                }
+                Output::Updates(updates) => self.events.push_back(PeerEvent::Updates(updates)),
+                Output::RouteRefresh(refresh) => {
+                    self.events.push_back(PeerEvent::RouteRefresh(refresh));
+                }
+                Output::PeerDown(down) => {
+                    let peer = &*self.session.config().name;
+                    tracing::warn!(peer, reason = %down.reason, "session down");
+                    self.last_logged = None;
+                    self.events.push_back(PeerEvent::Down(down));
+                }
+                Output::AttemptFailed(reason) => self.log_failed(&reason),
+            }
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        if self.attempt.as_ref().is_some_and(|attempt| attempt.id == id) {
+            self.attempt = None;
+        }
+        if let Some(index) = self.links.iter().position(|link| link.id == id) {
+            let link = self.links.swap_remove(index);
+            self.tracker.spawn(link.close());
+        }
+    }
+
+    fn log_up(&mut self, up: &PeerUp) {
+        let peer = &*self.session.config().name;
+        let families: Vec<_> =
+            up.negotiated.families.iter().map(|family| family.to_string()).collect();
+        tracing::info!(
+            peer,
+            address = %up.remote.ip(),
+            asn = up.negotiated.peer_as.0,
+            router_id = %up.negotiated.peer_id,
+            hold_time = up.negotiated.hold_time.seconds(),
+            families = families.join(" "),
+            graceful_restart = up.negotiated.graceful_restart.is_some(),
+            "session up"
+        );
+        self.last_logged = None;
+    }
+
+    /// The same failure over and over is one line every ten minutes.
+    fn log_failed(&mut self, reason: &DownReason) {
+        let (words, now) = (reason.to_string(), now());
+        let peer = &*self.session.config().name;
+        let repeated = self
+            .last_logged
+            .as_ref()
+            .is_some_and(|(last, at)| *last == words && now.duration_since(*at) < REPEAT_LOG);
+        if repeated {
+            tracing::debug!(peer, reason = words, "session not up");
+        } else {
+            tracing::info!(peer, reason = words, "session not up");
+            self.last_logged = Some((words, now));
+        }
+    }
+}
+
+/// Gives the machine what was read, message by message.
+fn feed(session: &mut Session, link: &mut Link, octets: usize, now: Instant) {
+    session.handle_received(now, link.id, octets);
+    while let Some(extended) = session.extended_message(link.id) {
+        link.codec.extended_message = extended;
+        match link.codec.decode(&mut link.buffer) {
+            Ok(Some(frame)) => session.handle_frame(now, link.id, &frame),
+            Ok(None) => break,
+            Err(FrameError::Message(error)) => {
+                return session.handle_message(now, link.id, Err(error));
+            }
+            Err(FrameError::Io(error)) => {
+                return session.handle_closed(now, link.id, closed_words(Some(&error)));
+            }
+        }
+    }
+    if link.buffer.is_empty() {
+        // Its storage belongs to the messages now, or to nobody.
+        link.buffer = bytes::BytesMut::new();
+    }
+}
+
+fn endpoints(stream: &TcpStream) -> io::Result<Endpoints> {
+    let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
+    Ok(Endpoints { local, remote, interface: shared_interface(local, remote) })
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,1 @@
+//! Whole speakers talking to each other through their handles.
