@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use routelet_proto::{
-    Asn, BgpIdentifier, Capability, DecodeContext, EncodeContext, FamilySet, HoldTime,
-    Notification, SessionKind,
+    Asn, BgpIdentifier, Capability, CeaseSubcode, DecodeContext, EncodeContext, ErrorCode,
+    FamilySet, HoldTime, Notification, SessionKind,
 };
 
 /// Handle of a configured peer, given by the speaker, never used again within a process.
@@ -136,7 +136,18 @@ impl fmt::Display for DownReason {
             Self::NotificationSent(notification, detail) => {
                 write!(f, "sent {notification}: {detail}")
             }
-            Self::NotificationReceived(notification) => write!(f, "received {notification}"),
+            Self::NotificationReceived(notification) => {
+                write!(f, "received {notification}")?;
+                // RFC 8538 §3: a Hard Reset carries what it is about.
+                match (notification.code, &notification.data[..]) {
+                    (ErrorCode::Cease(CeaseSubcode::HardReset), [code, subcode, ..]) => {
+                        let code = ErrorCode::new(*code, *subcode);
+                        let data = notification.data.slice(2..);
+                        write!(f, " for {}", Notification { code, data })
+                    }
+                    _ => Ok(()),
+                }
+            }
             Self::TcpConnectionFails(detail) => f.write_str(detail),
             Self::Replaced => f.write_str("the peer restarted and opened a new connection"),
             Self::Restarting => f.write_str("restarting"),

@@ -28,7 +28,7 @@ use crate::core::session::{LocalSpeaker, build_open};
 use crate::core::view::SessionView;
 
 /// Longer than anything here takes, shorter than anybody wants to wait.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a test gives up on after [`PATIENCE`].
 pub(super) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {

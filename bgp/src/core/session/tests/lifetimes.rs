@@ -357,6 +357,10 @@ fn a_stop_for_good_is_a_hard_reset_where_notifications_are_survived() {
     assert_eq!(brief(&outputs), "6/9 close down");
     let Output::Send(_, Message::Notification(sent)) = &outputs[0] else { panic!("{outputs:?}") };
     assert_eq!(sent.data[..], [6, 3]);
+    assert_eq!(
+        DownReason::NotificationReceived(sent.clone()).to_string(),
+        "received Cease/Hard Reset (6/9) for Cease/Peer De-configured (6/3)"
+    );
 }
 
 #[test]
