@@ -357,6 +357,8 @@ peers:
 {peers}pools:
   - {{name: pods, cidr: 10.244.0.0/16}}
   - {{name: pods6, cidr: 'fd44::/48'}}
+  - {{name: servers, cidr: 198.51.100.0/24}}
+  - {{name: servers6, cidr: '2001:db8:100::/64'}}
 "
     )
 }

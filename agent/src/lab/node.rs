@@ -192,19 +192,26 @@ impl Node {
     /// Waits until all its peers, `count` of them, are Established.
     ///
     /// # Errors
-    /// If they are not within `limit`: with their states and the end of the log.
+    /// If they are not within `limit`, or the agent has ended: with their states and the end of the
+    /// log.
     pub fn wait_established(&mut self, count: usize, limit: Duration) -> anyhow::Result<()> {
-        let ended = self.process()?.ended();
-        let result = wait_until(&format!("{count} sessions of {}", self.name), limit, || {
+        let what = format!("{count} sessions of {}", self.name);
+        let result = wait_until(&what, limit, || {
+            let process = self.process().map_err(|error| error.to_string())?;
+            if let Some(status) = process.ended() {
+                return Ok(Some(status));
+            }
             let peers = self.json(&["peers"]).map_err(|error| format!("{error:#}"))?;
             let peers = peers.as_array().ok_or("peers is no array")?;
             let up = peers.iter().filter(|peer| peer["state"] == "Established").count();
-            if up == count && peers.len() == count { Ok(()) } else { Err(describe(peers)) }
+            if up == count && peers.len() == count { Ok(None) } else { Err(describe(peers)) }
         });
-        result.with_context(|| match ended {
-            Some(status) => format!("{} has ended: {status}; its log:\n{}", self.name, self.log()),
-            None => format!("its log:\n{}", super::process::tail(&self.log(), 15)),
-        })
+        let words = match result {
+            Ok(None) => return Ok(()),
+            Ok(Some(status)) => format!("routelet on {} has ended: {status}", self.name),
+            Err(error) => format!("{error:#}"),
+        };
+        bail!("{words}\nthe end of its log:\n{}", super::process::tail(&self.log(), 15))
     }
 
     fn cli(&self) -> Command {
