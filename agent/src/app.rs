@@ -57,7 +57,10 @@ pub struct RunOptions {
 /// # Errors
 /// What hindered the start, in words: an unreadable or refused file, a socket in use, a missing
 /// capability. Failures later on are logged and become a non-zero exit code.
-pub fn run(options: RunOptions) -> anyhow::Result<ExitCode> {
+pub fn run(mut options: RunOptions) -> anyhow::Result<ExitCode> {
+    // `status` shows it to people who are elsewhere.
+    options.config = std::path::absolute(&options.config)
+        .with_context(|| format!("cannot find {}", options.config.display()))?;
     logging::start(options.log_format, &options.log_level)?;
     let json = options.log_format == LogFormat::Json;
     let mut panics = failure::watch_panics();

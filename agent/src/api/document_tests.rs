@@ -78,7 +78,9 @@ fn samples() -> Vec<(&'static str, Value)> {
         let address = address.parse().unwrap();
         let view = runtime.block_on(fake.explain(RouteSelector::Longest(address))).unwrap();
         let lookup = runtime.block_on(fake.lookup(address, None));
-        for (lookup, covered_by) in [(&lookup, view.prefix), (&KernelLookup::default(), None)] {
+        for (lookup, covered_by) in
+            [(Some(&lookup), view.prefix), (Some(&KernelLookup::default()), None)]
+        {
             let explain = convert::explain("x", &view, covered_by, (address, lookup), None, now);
             add("Explain", &explain);
         }

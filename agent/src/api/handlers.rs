@@ -308,13 +308,17 @@ pub(super) async fn explain<B: Backend>(
         _ => None,
     };
     let prefix = view.prefix.or(asked);
-    let lookup = api.backend.lookup(address, prefix).await;
+    let lookup = if api.backend.snapshot().config.kernel.enabled {
+        Some(api.backend.lookup(address, prefix).await)
+    } else {
+        None
+    };
     let status = api.backend.route_status(prefix.into_iter().collect()).await.pop().flatten();
     Ok(Json(convert::explain(
         &query,
         &view,
         covered_by,
-        (address, &lookup),
+        (address, lookup.as_ref()),
         status.as_ref(),
         now(),
     )))

@@ -428,6 +428,8 @@ pub struct Export {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KernelLookup {
+    /// Whether routes are programmed at all; if not, nothing was looked up.
+    pub managed: bool,
     /// What became of our route: `yes`, or why it is not there.
     pub status: String,
     /// The address that was looked up.

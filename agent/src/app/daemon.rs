@@ -1,12 +1,14 @@
 //! The running daemon as one value: its parts, its configuration, and what the API may do with
 //! them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::IpNet;
+use routelet_bgp::core::config::{PeerConfig, SpeakerConfig};
 use routelet_bgp::core::view::{
     ExplainView, PeerTableView, RouteQuery, RouteSelector, RouteView, SessionView,
 };
@@ -49,8 +51,9 @@ pub struct Daemon {
     kernel: KernelHandle,
     started: Instant,
     current: watch::Sender<Current>,
-    /// Holding it is the right to reload.
-    reloading: Mutex<()>,
+    /// Peers that somebody disabled by hand, until they are enabled or the process ends. Holding it
+    /// is the right to tell the speaker what to do.
+    disabled: Mutex<BTreeSet<Arc<str>>>,
     stop: mpsc::Sender<StopMode>,
 }
 
@@ -89,7 +92,7 @@ impl Daemon {
             kernel,
             started: now,
             current: watch::Sender::new(current),
-            reloading: Mutex::new(()),
+            disabled: Mutex::default(),
             stop,
         }
     }
@@ -100,20 +103,25 @@ impl Daemon {
     /// It cannot be read or is refused, whole: the old one keeps running, the reason is logged and
     /// kept for `status`.
     pub async fn reload(&self, trigger: Trigger) -> Result<views::Plan, String> {
-        let _one_at_a_time = self.reloading.lock().await;
+        let mut disabled = self.disabled.lock().await;
         let file = self.file.clone();
         // Reading and checking a large file takes longer than a task may hold its thread.
         let loaded = tokio::task::spawn_blocking(move || config::load(&file))
             .await
             .map_err(|error| format!("reading the configuration failed: {error}"))?;
         match loaded {
-            Ok(loaded) => self.apply(loaded, trigger).await,
+            Ok(loaded) => self.apply(loaded, trigger, &mut disabled).await,
             Err(error) => Err(self.refuse(&error)),
         }
     }
 
     /// Applies a valid configuration.
-    async fn apply(&self, loaded: Loaded, trigger: Trigger) -> Result<views::Plan, String> {
+    async fn apply(
+        &self,
+        loaded: Loaded,
+        trigger: Trigger,
+        disabled: &mut BTreeSet<Arc<str>>,
+    ) -> Result<views::Plan, String> {
         let Loaded { config: new, files } = loaded;
         let old = self.current.borrow().config.clone();
         let plan = old.plan(&new);
@@ -127,7 +135,9 @@ impl Daemon {
         let warnings = new.warnings.clone();
         let config = Arc::new(old.applicable(new));
         if config.speaker != old.speaker {
-            self.speaker.apply(config.speaker.clone()).await.map_err(|error| error.to_string())?;
+            disabled.retain(|name| config.speaker.peers.iter().any(|peer| peer.name == *name));
+            let speaker = without_disabled(&config.speaker, disabled);
+            self.speaker.apply(speaker).await.map_err(|error| error.to_string())?;
         }
         if config.kernel != old.kernel {
             self.kernel.apply(config.kernel.clone()).await;
@@ -180,9 +190,36 @@ impl Daemon {
     }
 }
 
+/// The configuration with these peers disabled.
+fn without_disabled(
+    config: &Arc<SpeakerConfig>,
+    disabled: &BTreeSet<Arc<str>>,
+) -> Arc<SpeakerConfig> {
+    if disabled.is_empty() {
+        return config.clone();
+    }
+    let mut config = SpeakerConfig::clone(config);
+    for peer in config.peers.iter_mut().filter(|peer| disabled.contains(&peer.name)) {
+        *peer = disabled_peer(peer);
+    }
+    Arc::new(config)
+}
+
+fn disabled_peer(peer: &PeerConfig) -> Arc<PeerConfig> {
+    Arc::new(PeerConfig { enabled: false, ..peer.clone() })
+}
+
 impl Backend for Daemon {
     async fn peers(&self) -> Result<Vec<(SessionView, PeerTableView)>, RequestError> {
-        self.speaker.peers().await
+        let mut peers = self.speaker.peers().await?;
+        let disabled = self.disabled.lock().await;
+        // A session that was stopped by hand keeps its configuration.
+        for (session, _) in
+            peers.iter_mut().filter(|(session, _)| disabled.contains(&session.config.name))
+        {
+            session.config = disabled_peer(&session.config);
+        }
+        Ok(peers)
     }
 
     async fn routes(&self, query: RouteQuery) -> Result<Vec<RouteView>, RequestError> {
@@ -194,8 +231,24 @@ impl Backend for Daemon {
     }
 
     async fn command(&self, peer: &str, command: PeerCommand) -> Result<(), RequestError> {
-        tracing::info!(peer, ?command, "asked for by hand");
-        self.speaker.command(peer, command).await
+        let mut disabled = self.disabled.lock().await;
+        match &command {
+            PeerCommand::Reset(_) => {}
+            PeerCommand::Disable(_) => {
+                disabled.insert(peer.into());
+            }
+            PeerCommand::Enable if disabled.remove(peer) => {
+                // A reload in between has told the speaker that the peer is disabled.
+                let config = self.current.borrow().config.speaker.clone();
+                self.speaker.apply(without_disabled(&config, &disabled)).await?;
+            }
+            PeerCommand::Enable => {}
+        }
+        let done = self.speaker.command(peer, command).await;
+        if done.is_err() {
+            disabled.remove(peer);
+        }
+        done
     }
 
     async fn route_status(&self, prefixes: Vec<IpNet>) -> Vec<Option<RouteStatus>> {

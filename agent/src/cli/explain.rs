@@ -50,27 +50,8 @@ pub(super) fn story(explain: &Explain, out: &mut dyn Write) -> anyhow::Result<()
         output::pairs(&details(path), "  ", out)?;
     }
 
-    let kernel = &explain.kernel;
     writeln!(out, "\nKernel")?;
-    let pairs = [
-        ("our route", kernel.status.clone()),
-        (
-            "packets take",
-            kernel.route.clone().unwrap_or_else(|| format!("no route to {}", kernel.address)),
-        ),
-    ];
-    output::pairs(&pairs, "  ", out)?;
-    if let Some(prefix) = explain.prefix {
-        match kernel.candidates.as_slice() {
-            [] => writeln!(out, "  it has no route for exactly {prefix}")?,
-            candidates => {
-                writeln!(out, "  its routes for exactly {prefix}:")?;
-                for candidate in candidates {
-                    writeln!(out, "    {}", printable(candidate))?;
-                }
-            }
-        }
-    }
+    kernel(explain, out)?;
 
     if !explain.exports.is_empty() {
         writeln!(out, "\nPeers")?;
@@ -79,6 +60,31 @@ pub(super) fn story(explain: &Explain, out: &mut dyn Write) -> anyhow::Result<()
             vec![export.peer.clone(), verdict.to_owned(), export.reason.clone()]
         });
         Columns::new(&["PEER", "VERDICT", "WHY"]).write(rows, "  ", out)?;
+    }
+    Ok(())
+}
+
+/// What the kernel has.
+fn kernel(explain: &Explain, out: &mut dyn Write) -> std::io::Result<()> {
+    let kernel = &explain.kernel;
+    if !kernel.managed {
+        return writeln!(out, "  not managed (kernel.enabled is false)");
+    }
+    let pairs = [
+        ("our route", kernel.status.clone()),
+        (
+            "packets take",
+            kernel.route.clone().unwrap_or_else(|| format!("no route to {}", kernel.address)),
+        ),
+    ];
+    output::pairs(&pairs, "  ", out)?;
+    let Some(prefix) = explain.prefix else { return Ok(()) };
+    if kernel.candidates.is_empty() {
+        return writeln!(out, "  it has no route for exactly {prefix}");
+    }
+    writeln!(out, "  its routes for exactly {prefix}:")?;
+    for candidate in &kernel.candidates {
+        writeln!(out, "    {}", printable(candidate))?;
     }
     Ok(())
 }
@@ -93,6 +99,9 @@ fn origin(route: &Route) -> String {
 
 /// What became of a path, in two or three words.
 fn verdict(route: &Route) -> &'static str {
+    if route.best && route.source != "peer" {
+        return "best";
+    }
     match (route.best, route.multipath, route.valid, route.installed) {
         (true, _, _, true) => "best, in the kernel",
         (true, _, _, false) => "best, not in the kernel",

@@ -263,8 +263,14 @@ fn a_destination_is_explained_as_a_story() {
     let view = runtime.block_on(api::Backend::explain(&fake, selector)).unwrap();
     let lookup = runtime.block_on(api::Backend::lookup(&fake, address, None));
     let status = crate::kernel::RouteStatus::Installed;
-    let explained =
-        convert::explain("10.244.2.7", &view, None, (address, &lookup), Some(&status), fake.now);
+    let explained = convert::explain(
+        "10.244.2.7",
+        &view,
+        None,
+        (address, Some(&lookup)),
+        Some(&status),
+        fake.now,
+    );
     let mut out = Vec::new();
     explain::story(&explained, &mut out).unwrap();
     let expected = "\

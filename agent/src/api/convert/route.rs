@@ -126,16 +126,18 @@ fn name(community: Community) -> String {
 /// Everything about one destination.
 ///
 /// `covered_by` is the prefix that covers what was asked for when `view` found nothing; `address`
-/// is what was looked up in the kernel.
+/// is what was looked up in the kernel, if the kernel is managed at all.
 #[must_use]
 pub fn explain(
     query: &str,
     view: &ExplainView,
     covered_by: Option<IpNet>,
-    (address, lookup): (IpAddr, &KernelLookup),
+    (address, lookup): (IpAddr, Option<&KernelLookup>),
     status: Option<&RouteStatus>,
     now: Instant,
 ) -> views::Explain {
+    let managed = lookup.is_some();
+    let lookup = lookup.cloned().unwrap_or_default();
     let paths: Vec<_> = view
         .paths
         .iter()
@@ -176,10 +178,11 @@ pub fn explain(
             })
             .collect(),
         kernel: views::KernelLookup {
+            managed,
             status: kernel_status,
             address,
-            route: lookup.route.clone(),
-            candidates: lookup.candidates.clone(),
+            route: lookup.route,
+            candidates: lookup.candidates,
         },
     }
 }
