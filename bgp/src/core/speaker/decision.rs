@@ -162,3 +162,6 @@ fn keep_least_med(candidates: &mut Candidates, mut lost: impl FnMut(usize)) {
         keep
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,12 @@ impl Groups {
         let Some(mut group) = self.list[number].take() else { return };
         group.join(slot);
         if let Some(former) = present {
-            if let Some(former_group) = &self.list[former] {
+            if let Some(former_group) = &mut self.list[former] {
+                if let (Some(old), Some(new)) =
+                    (former_group.member_mut(slot), group.member_mut(slot))
+                {
+                    new.inherit(old);
+                }
                 hand_over(former_group, &mut group, slot, table, shared);
             }
             self.list[number] = Some(group);
@@ -319,9 +324,8 @@ fn hand_over<P: NlriPrefix>(
     }
     group.encode_for(slot, difference.into_iter(), table, shared);
     if let Some(member) = group.member_mut(slot) {
-        member.keep_end_of_rib(old);
         if alike {
-            member.skip_walk(old);
+            member.skip_walk();
         }
     }
 }

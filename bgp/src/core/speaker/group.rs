@@ -583,19 +583,19 @@ impl Member {
         self.private.push_back(piece);
     }
 
-    /// Skips the walk: the member holds what the group exports.
-    pub(super) fn skip_walk(&mut self, like: &Self) {
-        self.stage = Stage::Done;
-        self.end_of_rib = match like.end_of_rib {
-            EndOfRib::Sent => EndOfRib::Sent,
-            _ => EndOfRib::Waiting,
-        };
-    }
-
-    /// Takes over from its former group whether End-of-RIB went out.
-    pub(super) fn keep_end_of_rib(&mut self, like: &Self) {
-        if like.end_of_rib == EndOfRib::Sent {
+    /// Takes over from its former group what is on its way to the member, and how far it is with
+    /// End-of-RIB and refreshes.
+    pub(super) fn inherit(&mut self, old: &mut Self) {
+        self.private = std::mem::take(&mut old.private);
+        self.marked = old.marked;
+        self.again = old.again;
+        if old.end_of_rib == EndOfRib::Sent {
             self.end_of_rib = EndOfRib::Sent;
         }
+    }
+
+    /// Skips the walk: the member holds what the group exports.
+    pub(super) fn skip_walk(&mut self) {
+        self.stage = Stage::Done;
     }
 }

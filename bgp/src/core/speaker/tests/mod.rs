@@ -1,4 +1,11 @@
 //! Tests of the speaker as a whole: through its inputs and outputs only.
 
 mod basics;
+mod config;
+mod default_policy;
+mod groups;
+mod mesh;
+mod next_hops;
+mod reflection;
+mod restart;
 mod rig;

@@ -1,7 +1,7 @@
 //! A speaker with peers that are tables: what a test announces goes in as UPDATE values, what the
 //! speaker transmits is decoded and kept as each peer's Adj-RIB-In.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +44,8 @@ pub struct Heard {
     pub updates: Vec<Update>,
     /// Withdrawals of what it never had.
     pub idle_withdrawals: usize,
+    /// Everything, for a test that passes it on.
+    pub inbox: VecDeque<Update>,
 }
 
 pub struct Rig {
@@ -73,7 +75,7 @@ pub fn config() -> SpeakerConfig {
     config.track_next_hops = true;
     config.initial_deferral = Duration::from_secs(5);
     let cluster = Arc::make_mut(&mut config.cluster);
-    cluster.pools = vec![net("10.244.0.0/16"), net("fd00:244::/48")];
+    cluster.pools = vec![net("10.244.0.0/16"), net("fd00:244::/32")];
     cluster.own_pod_cidrs = vec![net("10.244.1.0/24")];
     cluster.own_addresses = vec![ip("10.0.0.1"), ip("fd00::1"), ip("192.168.7.1")];
     cluster.connected = vec![net("10.0.0.0/24"), net("fd00::/64")];
@@ -243,10 +245,13 @@ impl Rig {
             SessionKind::External
         };
         let (local, identifier) = match peer.address {
-            IpAddr::V4(address) => (ip("10.0.0.1"), address),
+            IpAddr::V4(address) => (self.config.address_v4.unwrap().into(), address),
             IpAddr::V6(address) => {
                 let octets = address.octets();
-                (ip("fd00::1"), [10, octets[13], octets[14], octets[15]].into())
+                (
+                    self.config.address_v6.unwrap().into(),
+                    [10, octets[13], octets[14], octets[15]].into(),
+                )
             }
         };
         PeerUp {
@@ -405,21 +410,9 @@ impl Rig {
     }
 
     /// Decodes what a peer is sent into what it holds. How many messages it was.
-    fn hear(&mut self, name: &str, mut octets: Bytes) -> u32 {
+    fn hear(&mut self, name: &str, octets: Bytes) -> u32 {
         let context = self.session(name).negotiated.decode;
-        let heard = self.heard.get_mut(name).expect("the peer is up");
-        let mut messages = 0;
-        while !octets.is_empty() {
-            let length = frame_length(&octets, false).unwrap().expect("whole messages");
-            let frame = octets.split_to(length);
-            messages += 1;
-            match Message::decode(&frame, &context).unwrap() {
-                Message::Update(update) => heard.update(update),
-                Message::RouteRefresh(refresh) => heard.refreshes.push(refresh),
-                other => panic!("not to be sent by the speaker: {other:?}"),
-            }
-        }
-        messages
+        self.heard.get_mut(name).expect("the peer is up").messages(octets, &context)
     }
 
     /// Prefixes that a peer holds from us.
@@ -467,8 +460,29 @@ impl Rig {
 }
 
 impl Heard {
+    /// Takes octets of an internal session.
+    pub fn octets(&mut self, octets: Bytes) {
+        self.messages(octets, &DecodeContext::default());
+    }
+
+    fn messages(&mut self, mut octets: Bytes, context: &DecodeContext) -> u32 {
+        let mut messages = 0;
+        while !octets.is_empty() {
+            let length = frame_length(&octets, false).unwrap().expect("whole messages");
+            let frame = octets.split_to(length);
+            messages += 1;
+            match Message::decode(&frame, context).unwrap() {
+                Message::Update(update) => self.update(update),
+                Message::RouteRefresh(refresh) => self.refreshes.push(refresh),
+                other => panic!("not to be sent by the speaker: {other:?}"),
+            }
+        }
+        messages
+    }
+
     pub fn update(&mut self, update: Update) {
         assert!(update.issues.is_empty(), "what we write is well formed: {:?}", update.issues);
+        self.inbox.push_back(update.clone());
         if let Some(family) = update.end_of_rib {
             self.end_of_rib.push(family);
             return;
