@@ -323,10 +323,8 @@ fn hand_over<P: NlriPrefix>(
         }
     }
     group.encode_for(slot, difference.into_iter(), table, shared);
-    if let Some(member) = group.member_mut(slot) {
-        if alike {
-            member.skip_walk();
-        }
+    if alike && let Some(member) = group.member_mut(slot) {
+        member.skip_walk();
     }
 }
 
