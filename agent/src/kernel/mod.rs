@@ -6,12 +6,50 @@
 //!
 //! What always holds: only routes with our own protocol number are changed or removed; nothing is
 //! removed before the first sync; a next hop is never resolved through a route of our own.
+//!
+//! ```text
+//!  RouteQueue ─┐                                   ┌─► SpeakerHandle (next-hop answers)
+//!  commands ───┼─► manager (one task: Reconciler) ─┤
+//!  monitor ────┘        ▲                          └─► jobs ─► writer (one thread, blocking)
+//!   (links, addresses,  └──────── results, in order ◄──────────┘
+//!    others' routes)
+//! ```
+//!
+//! `reconcile` decides, without IO or clock, over `desired` (what is wanted, what the kernel has),
+//! `topology` and `nexthop` (what resolves how) and `hold` (how long to wait); `writer`, `monitor`
+//! and `socket` talk to the kernel in the octets of `wire` and `route`.
 
+mod desired;
+mod forwarding;
+mod hold;
+mod lookup;
+mod manager;
+mod monitor;
+mod nexthop;
+mod reconcile;
+mod render;
+mod route;
+mod socket;
+mod topology;
+mod wire;
+mod writer;
+
+use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::{Context, bail};
 use ipnet::IpNet;
+use routelet_bgp::core::forwarding::NextHopAnswer;
 use routelet_bgp::io::{RouteQueue, SpeakerHandle};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::manager::{Command, Manager};
+use self::monitor::Monitor;
+use self::reconcile::Reconciler;
+use self::socket::RequestSocket;
+use self::writer::Territory;
 
 /// What the kernel side is told to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -73,9 +111,51 @@ pub struct KernelLookup {
     pub next_hops: Vec<(IpAddr, String)>,
 }
 
+/// Who takes answers about next hops: the speaker, but for tests.
+pub trait NextHopSink: Send + Sync + 'static {
+    /// Takes them; may wait while the speaker is busy, meanwhile newer answers replace older ones.
+    fn answer(&self, answers: Vec<NextHopAnswer>) -> impl Future<Output = ()> + Send;
+}
+
+impl NextHopSink for SpeakerHandle {
+    async fn answer(&self, answers: Vec<NextHopAnswer>) {
+        self.answer_next_hops(answers).await;
+    }
+}
+
+/// Figures that nobody configures, but tests do.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Receive buffer of the monitor, octets.
+    pub monitor_buffer: usize,
+    /// How long the speaker has, after an answer about a next hop, to send the routes that follow
+    /// from it, before stale routes may go.
+    pub settle: Duration,
+    /// Time between two slow comparisons of everything.
+    pub audit: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            monitor_buffer: monitor::RECEIVE_BUFFER,
+            settle: Duration::from_millis(250),
+            audit: Duration::from_secs(300),
+        }
+    }
+}
+
 /// The handle to the running kernel side; clones talk to the same one.
+///
+/// When the last clone is dropped, it stops and leaves the routes.
 #[derive(Clone, Debug)]
-pub struct KernelHandle {}
+pub struct KernelHandle {
+    /// `None`: not enabled.
+    commands: Option<mpsc::Sender<Command>>,
+    failure: watch::Receiver<Option<String>>,
+    /// Drains the queue where the kernel side is not enabled; ends with the last clone.
+    _drain: Option<Arc<Drain>>,
+}
 
 impl KernelHandle {
     /// Opens netlink, adopts what stands under our protocol number, and starts the tasks and the
@@ -88,41 +168,184 @@ impl KernelHandle {
         queue: Arc<RouteQueue>,
         speaker: SpeakerHandle,
     ) -> anyhow::Result<Self> {
-        let _ = (config, queue, speaker);
-        todo!()
+        Self::start_with(config, queue, speaker, Tuning::default()).await
     }
 
-    /// Takes a new configuration and applies the difference.
+    /// The same with another taker of answers, or other figures.
+    ///
+    /// # Errors
+    /// As [`KernelHandle::start`].
+    pub async fn start_with<S: NextHopSink>(
+        config: KernelConfig,
+        queue: Arc<RouteQueue>,
+        sink: S,
+        tuning: Tuning,
+    ) -> anyhow::Result<Self> {
+        let (failed, failure) = watch::channel(None);
+        if !config.enabled {
+            let drain = tokio::spawn(async move {
+                loop {
+                    queue.take().await;
+                }
+            });
+            let drain = Some(Arc::new(Drain(drain.abort_handle())));
+            return Ok(Self { commands: None, failure, _drain: drain });
+        }
+        if let Some(problem) = config.problem() {
+            bail!("{problem}");
+        }
+        let mut socket = RequestSocket::open().context("cannot open a netlink socket")?;
+        let territory = Territory { table: config.table, protocol: config.protocol };
+        writer::check_permission(&mut socket, territory).context("cannot change routes")?;
+        // Before the first dump, so that no change falls between the two.
+        let monitor = Monitor::open(socket.port(), tuning.monitor_buffer)
+            .context("cannot listen to kernel notifications")?;
+        let now = tokio::time::Instant::now().into_std();
+        let mut reconciler = Reconciler::new(config, tuning.settle, now);
+        let snapshot = writer::dump_all(&mut socket, &reconciler.territories())
+            .context("cannot list the kernel's routes")?;
+        reconciler.snapshot(snapshot, now);
+
+        // One job more than the writes in flight: a dump.
+        let (jobs, jobs_out) = mpsc::channel(writer::JOBS + 1);
+        let (done, results) = mpsc::channel(writer::JOBS + 1);
+        let writer = std::thread::Builder::new()
+            .name("kernel-writer".to_owned())
+            .spawn(move || writer::run(socket, jobs_out, &done))
+            .context("cannot start the writer's thread")?;
+        let (commands, commands_out) = mpsc::channel(64);
+        let manager = Manager {
+            reconciler,
+            monitor,
+            jobs,
+            results,
+            commands: commands_out,
+            queue,
+            sink: Arc::new(sink),
+            audit: tuning.audit,
+        };
+        let manager = tokio::spawn(manager.run());
+        tokio::spawn(async move {
+            let reason = match manager.await {
+                Ok(Ok(())) => return,
+                Ok(Err(_)) => match writer.join() {
+                    Err(panic) => format!("the kernel writer panicked: {}", panic_text(&*panic)),
+                    Ok(()) => "the kernel writer has ended".to_owned(),
+                },
+                Err(error) if error.is_panic() => {
+                    let panic = error.into_panic();
+                    format!("the kernel task panicked: {}", panic_text(&*panic))
+                }
+                // The runtime is shutting down.
+                Err(_) => return,
+            };
+            tracing::error!(reason, "the kernel side has failed; routes stay as they are");
+            let _ = failed.send(Some(reason));
+        });
+        Ok(Self { commands: Some(commands), failure, _drain: None })
+    }
+
+    /// Takes a new configuration and applies the difference. One that is impossible is logged and
+    /// changes nothing; `enabled` takes effect at the next start only.
     pub async fn apply(&self, config: KernelConfig) {
-        let _ = config;
-        todo!()
+        if config.enabled != self.commands.is_some() {
+            tracing::warn!("kernel.enabled takes effect at the next start");
+            return;
+        }
+        if let Some(problem) = config.problem() {
+            tracing::error!(problem, "kernel configuration refused");
+            return;
+        }
+        self.ask(|done| Command::Apply(config, done)).await;
     }
 
     /// What became of these prefixes, in order; `None` for one that is not wanted.
     pub async fn route_status(&self, prefixes: Vec<IpNet>) -> Vec<Option<RouteStatus>> {
-        let _ = prefixes;
-        todo!()
+        let count = prefixes.len();
+        let statuses = self.ask(|reply| Command::RouteStatus(prefixes, reply)).await;
+        statuses.unwrap_or_else(|| vec![None; count])
     }
 
     /// For `routelet status`.
     pub async fn status(&self) -> KernelStatus {
-        todo!()
+        match self.ask(Command::Status).await {
+            Some(status) => status,
+            None => KernelStatus {
+                problems: self.failure.borrow().iter().cloned().collect(),
+                ..KernelStatus::default()
+            },
+        }
     }
 
     /// For `routelet explain`: what the kernel really has for `address` and for exactly `prefix`.
     pub async fn lookup(&self, address: IpAddr, prefix: Option<IpNet>) -> KernelLookup {
-        let _ = (address, prefix);
-        todo!()
+        self.ask(|reply| Command::Lookup(address, prefix, reply)).await.unwrap_or_default()
     }
 
     /// Stops. Routes stay, unless `withdraw`: then everything of ours is removed.
     pub async fn stop(&self, withdraw: bool) {
-        let _ = withdraw;
-        todo!()
+        self.ask(|done| Command::Stop { withdraw, done }).await;
     }
 
     /// Completes when the writer or a task has panicked, with the reason; never otherwise.
     pub async fn failed(&self) -> String {
-        std::future::pending().await
+        let mut failure = self.failure.clone();
+        loop {
+            if let Some(reason) = failure.borrow_and_update().clone() {
+                return reason;
+            }
+            if failure.changed().await.is_err() {
+                // Ended well, or never begun.
+                std::future::pending::<()>().await;
+            }
+        }
     }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.as_ref()?.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+impl KernelConfig {
+    /// What is impossible about it, in words with the fix.
+    fn problem(&self) -> Option<String> {
+        let metrics = [("metric", self.metric), ("blackholeMetric", self.blackhole_metric)];
+        for (name, metric) in metrics {
+            if metric == 0 || metric == 1024 {
+                return Some(format!(
+                    "kernel.{name} must not be {metric}: the kernel gives IPv6 routes without a \
+                     metric 1024, and replacing ours would replace those"
+                ));
+            }
+        }
+        if self.metric == self.blackhole_metric {
+            return Some("kernel.metric and kernel.blackholeMetric must differ".to_owned());
+        }
+        if self.protocol < 5 {
+            return Some(format!(
+                "kernel.protocol must be 5 to 255: {} is the kernel's or an administrator's",
+                self.protocol
+            ));
+        }
+        if self.table == 0 || self.table == 255 {
+            return Some(format!("kernel.table must not be {}; 254 is main", self.table));
+        }
+        None
+    }
+}
+
+#[derive(Debug)]
+struct Drain(tokio::task::AbortHandle);
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no words")
 }

@@ -1,0 +1,358 @@
+//! The table of routes: what each is to be, and what the kernel is known to have.
+//!
+//! In flow: wishes of the reconciler, findings about the kernel. Out flow: per route both, and the
+//! routes concerned when a next-hop set changes.
+//!
+//! Next-hop sets are entities of their own, shared by the routes that use them: a change of how a
+//! next hop resolves is worked out once per set. A set's [`Target`] is what a tunnel choice or a
+//! kernel nexthop object will attach to.
+//!
+//! What always holds: a set lives as long as a route uses it; a route's number stays the same
+//! while it lives; nothing here is a scan but what says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopSet};
+
+use super::route::{Hops, RouteKey, Target};
+use super::topology::Resolution;
+
+/// Number of a next-hop set.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct SetId(u32);
+
+/// What a route is to be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Want {
+    /// Not there.
+    Nothing,
+    Blackhole,
+    Set(SetId),
+}
+
+/// What the kernel has at a route's key, of ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Have {
+    Absent,
+    /// An answer was lost, or a notification told only half.
+    Unknown,
+    Present {
+        target: Arc<Target>,
+        protocol: u8,
+    },
+}
+
+/// One route.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub key: RouteKey,
+    pub have: Have,
+    want: Want,
+    /// Place among the members of its set.
+    position: u32,
+    /// Waits in the queue of writes.
+    pub queued: bool,
+    /// A write of it is with the writer.
+    pub in_flight: bool,
+    /// Something happened to it while a write was in flight: what came of that is not certain.
+    pub doubt: bool,
+    /// Somebody else took it away.
+    pub lost: bool,
+    /// Why it is not as wanted.
+    pub failure: Option<Box<str>>,
+}
+
+impl Route {
+    pub(super) fn want(&self) -> Want {
+        self.want
+    }
+}
+
+struct SetEntry {
+    next_hops: NextHopSet,
+    target: Result<Arc<Target>, Box<str>>,
+    members: Vec<u32>,
+}
+
+/// See the module.
+pub(super) struct RouteTable {
+    routes: Vec<Option<Route>>,
+    free: Vec<u32>,
+    by_key: HashMap<RouteKey, u32, FixedState>,
+    sets: Vec<Option<SetEntry>>,
+    free_sets: Vec<u32>,
+    by_next_hops: HashMap<NextHopSet, SetId, FixedState>,
+    by_next_hop: HashMap<ForwardingNextHop, Vec<SetId>, FixedState>,
+    blackhole: Arc<Target>,
+}
+
+impl RouteTable {
+    pub(super) fn new() -> Self {
+        Self {
+            routes: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::default(),
+            sets: Vec::new(),
+            free_sets: Vec::new(),
+            by_next_hops: HashMap::default(),
+            by_next_hop: HashMap::default(),
+            blackhole: Arc::new(Target::Blackhole),
+        }
+    }
+
+    pub(super) fn find(&self, key: &RouteKey) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The route with this key; a new one is neither wanted nor there.
+    pub(super) fn enter(&mut self, key: RouteKey) -> u32 {
+        if let Some(id) = self.find(&key) {
+            return id;
+        }
+        let route = Route {
+            key,
+            have: Have::Absent,
+            want: Want::Nothing,
+            position: 0,
+            queued: false,
+            in_flight: false,
+            doubt: false,
+            lost: false,
+            failure: None,
+        };
+        let id = place(&mut self.routes, &mut self.free, route);
+        self.by_key.insert(key, id);
+        id
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Route> {
+        self.routes.get(id as usize).and_then(Option::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Route> {
+        self.routes.get_mut(id as usize).and_then(Option::as_mut)
+    }
+
+    /// Forgets a route that is not wanted.
+    pub(super) fn remove(&mut self, id: u32) {
+        if let Some(route) = self.routes.get_mut(id as usize).and_then(Option::take) {
+            debug_assert_eq!(route.want, Want::Nothing);
+            self.by_key.remove(&route.key);
+            self.free.push(id);
+        }
+    }
+
+    /// The numbers of all routes: a scan.
+    pub(super) fn ids(&self) -> std::ops::Range<u32> {
+        // Numbers are below 2^32 by construction.
+        0..self.routes.len() as u32
+    }
+
+    /// All routes with their numbers: a scan.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Route)> {
+        (0..).zip(&self.routes).filter_map(|(id, route)| route.as_ref().map(|route| (id, route)))
+    }
+
+    /// The set of these next hops, if it exists.
+    pub(super) fn find_set(&self, next_hops: &NextHopSet) -> Option<SetId> {
+        self.by_next_hops.get(next_hops).copied()
+    }
+
+    /// A new set. It must get a member, else it is never removed.
+    pub(super) fn enter_set(
+        &mut self,
+        next_hops: NextHopSet,
+        target: Result<Arc<Target>, Box<str>>,
+    ) -> SetId {
+        let entry = SetEntry { next_hops: next_hops.clone(), target, members: Vec::new() };
+        let set = SetId(place(&mut self.sets, &mut self.free_sets, entry));
+        for next_hop in &next_hops {
+            self.by_next_hop.entry(*next_hop).or_default().push(set);
+        }
+        self.by_next_hops.insert(next_hops, set);
+        set
+    }
+
+    /// The sets a next hop is in.
+    pub(super) fn sets_with(&self, next_hop: &ForwardingNextHop) -> &[SetId] {
+        self.by_next_hop.get(next_hop).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn set_next_hops(&self, set: SetId) -> &NextHopSet {
+        &self.entry(set).next_hops
+    }
+
+    /// Gives a set another target; returns its members where it really is another.
+    pub(super) fn set_target(
+        &mut self,
+        set: SetId,
+        target: Result<Arc<Target>, Box<str>>,
+    ) -> Vec<u32> {
+        let entry = self.sets[set.0 as usize].as_mut().expect("a set in use");
+        if entry.target == target {
+            return Vec::new();
+        }
+        entry.target = target;
+        entry.members.clone()
+    }
+
+    /// Changes what a route is to be. Returns the next hops of a set that nobody uses any more.
+    pub(super) fn set_want(&mut self, id: u32, want: Want) -> Option<NextHopSet> {
+        let route = self.routes[id as usize].as_mut().expect("a route in the table");
+        let before = std::mem::replace(&mut route.want, want);
+        let position = route.position;
+        if before == want {
+            return None;
+        }
+        if let Want::Set(set) = want {
+            let entry = self.sets[set.0 as usize].as_mut().expect("a set in use");
+            // Numbers of routes are below 2^32.
+            let position = entry.members.len() as u32;
+            entry.members.push(id);
+            self.routes[id as usize].as_mut().expect("a route in the table").position = position;
+        }
+        let Want::Set(set) = before else {
+            return None;
+        };
+        let entry = self.sets[set.0 as usize].as_mut().expect("a set in use");
+        entry.members.swap_remove(position as usize);
+        if let Some(&moved) = entry.members.get(position as usize) {
+            self.routes[moved as usize].as_mut().expect("members are in the table").position =
+                position;
+        }
+        if entry.members.is_empty() { self.remove_set(set) } else { None }
+    }
+
+    /// Where a wanted route is to lead, or why nowhere.
+    pub(super) fn target(&self, route: &Route) -> Result<&Arc<Target>, &str> {
+        match route.want {
+            Want::Nothing => Err("not wanted"),
+            Want::Blackhole => Ok(&self.blackhole),
+            Want::Set(set) => self.entry(set).target.as_ref().map_err(|reason| &**reason),
+        }
+    }
+
+    /// Whether any set leads over the interface.
+    pub(super) fn uses(&self, interface: u32) -> bool {
+        self.sets
+            .iter()
+            .flatten()
+            .any(|entry| entry.target.as_ref().is_ok_and(|target| target.uses(interface)))
+    }
+
+    fn entry(&self, set: SetId) -> &SetEntry {
+        self.sets[set.0 as usize].as_ref().expect("a set in use")
+    }
+
+    fn remove_set(&mut self, set: SetId) -> Option<NextHopSet> {
+        let entry = self.sets[set.0 as usize].take()?;
+        self.free_sets.push(set.0);
+        self.by_next_hops.remove(&entry.next_hops);
+        for next_hop in &entry.next_hops {
+            if let Some(sets) = self.by_next_hop.get_mut(next_hop) {
+                sets.retain(|known| *known != set);
+                if sets.is_empty() {
+                    self.by_next_hop.remove(next_hop);
+                }
+            }
+        }
+        Some(entry.next_hops)
+    }
+}
+
+/// The target of a set from how its next hops resolve: all hops of those that do; where none does,
+/// the first one's reason.
+pub(super) fn combine<'a>(
+    resolutions: impl Iterator<Item = (&'a ForwardingNextHop, &'a Resolution)>,
+) -> Result<Arc<Target>, Box<str>> {
+    let (mut all, mut reason) = (Hops::new(), None);
+    for (next_hop, resolution) in resolutions {
+        match resolution {
+            Resolution::Reachable { hops, .. } => all.extend_from_slice(hops),
+            Resolution::Unreachable(why) if reason.is_none() => {
+                reason = Some(format!("next hop {} unreachable: {why}", next_hop.address));
+            }
+            Resolution::Unreachable(_) => {}
+        }
+    }
+    if all.is_empty() {
+        let reason = reason.unwrap_or_else(|| "no next hop".to_owned());
+        return Err(reason.into_boxed_str());
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(Arc::new(Target::Unicast(all)))
+}
+
+fn place<T>(slots: &mut Vec<Option<T>>, free: &mut Vec<u32>, value: T) -> u32 {
+    if let Some(at) = free.pop() {
+        slots[at as usize] = Some(value);
+        return at;
+    }
+    slots.push(Some(value));
+    u32::try_from(slots.len() - 1).expect("fewer than 2^32 routes fit into memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(number: u8) -> RouteKey {
+        let prefix = format!("10.{number}.0.0/16").parse().unwrap();
+        RouteKey { prefix, metric: 1179, table: 254 }
+    }
+
+    fn next_hops(number: u8) -> NextHopSet {
+        let address = format!("192.0.2.{number}").parse().unwrap();
+        NextHopSet::from_slice(&[ForwardingNextHop { address, interface: 0 }])
+    }
+
+    proptest! {
+        /// Against a naive model: after any wishes, each set has exactly the routes that want it
+        /// as members, and sets nobody wants are gone.
+        #[test]
+        fn members_follow_the_wishes(wishes in prop::collection::vec((0u8..8, 0u8..4), 1..200)) {
+            let mut table = RouteTable::new();
+            let mut model = HashMap::<u8, u8, FixedState>::default();
+            for (route, set) in wishes {
+                let id = table.enter(key(route));
+                let want = match set {
+                    0 => Want::Nothing,
+                    1 => Want::Blackhole,
+                    set => {
+                        let hops = next_hops(set);
+                        Want::Set(match table.find_set(&hops) {
+                            Some(found) => found,
+                            None => table.enter_set(hops, Err("".into())),
+                        })
+                    }
+                };
+                table.set_want(id, want);
+                if set == 0 {
+                    table.remove(id);
+                    model.remove(&route);
+                } else {
+                    model.insert(route, set);
+                }
+                for set in 2..4 {
+                    let wanted: Vec<u8> =
+                        (0..8).filter(|route| model.get(route) == Some(&set)).collect();
+                    match table.find_set(&next_hops(set)) {
+                        None => prop_assert!(wanted.is_empty()),
+                        Some(found) => {
+                            let mut members: Vec<_> = table.entry(found).members.iter()
+                                .map(|id| table.get(*id).unwrap().key).collect();
+                            members.sort_unstable();
+                            let wanted: Vec<_> = wanted.into_iter().map(key).collect();
+                            prop_assert_eq!(members, wanted);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

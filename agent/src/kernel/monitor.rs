@@ -1,0 +1,193 @@
+//! Notifications of the kernel: links, addresses, routes, forwarding.
+//!
+//! In flow: a multicast netlink socket. Out flow: [`Event`]s in the kernel's order.
+//!
+//! What always holds: what our own writer has caused does not arrive (a filter in the kernel drops
+//! it before it takes room in the receive buffer: a hundred thousand routes of ours would overrun
+//! any buffer); a gap is reported as [`Event::Overrun`], never silent.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::AsFd;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBuf;
+use socket2::{SockFilter, SockRef};
+
+use super::route::{Address, KernelRoute, Link};
+use super::socket::raise_receive_buffer;
+use super::wire::{self, Header};
+
+/// Octets that may wait, where the capability allows it.
+pub(super) const RECEIVE_BUFFER: usize = 8 << 20;
+/// Datagrams read at a time, so that nobody else starves.
+const BURST: usize = 256;
+const READ_SIZE: usize = 64 << 10;
+
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+const RTNLGRP_IPV4_NETCONF: u32 = 24;
+const RTNLGRP_IPV6_NETCONF: u32 = 25;
+const GROUPS: [u32; 7] = [
+    RTNLGRP_LINK,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_IPV6_NETCONF,
+];
+
+/// Something happened in the kernel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Event {
+    /// An interface appeared or changed.
+    Link(Link),
+    /// An interface is gone.
+    LinkGone(u32),
+    Address(Address),
+    AddressGone(Address),
+    Route {
+        route: KernelRoute,
+        /// It took the place of the one with the same key.
+        replaces: bool,
+        /// Netlink port of whoever did it; 0: the kernel.
+        port: u32,
+    },
+    RouteGone {
+        route: KernelRoute,
+        port: u32,
+    },
+    /// A setting such as forwarding changed.
+    Settings,
+    /// Notifications were lost; only a dump can tell what.
+    Overrun,
+}
+
+/// The socket; see the module.
+pub(super) struct Monitor {
+    socket: TokioSocket,
+    read: Vec<u8>,
+}
+
+impl Monitor {
+    /// Opens it in the network namespace of the calling thread. Route notifications caused by the
+    /// netlink port `own_port` are not delivered. `receive_buffer`: octets, [`RECEIVE_BUFFER`]
+    /// but in tests.
+    pub(super) fn open(own_port: u32, receive_buffer: usize) -> io::Result<Self> {
+        let mut tokio_socket = TokioSocket::new(NETLINK_ROUTE)?;
+        let socket = tokio_socket.socket_mut();
+        // Before joining: a busy system fills the default buffer at once.
+        if receive_buffer >= RECEIVE_BUFFER {
+            raise_receive_buffer(socket, receive_buffer);
+        } else {
+            setsockopt(&socket.as_fd(), RcvBuf, &receive_buffer)?;
+        }
+        SockRef::from(&*socket).attach_filter(&own_route_filter(own_port))?;
+        socket.bind(&SocketAddr::new(0, 0))?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        Ok(Self { socket: tokio_socket, read: Vec::with_capacity(READ_SIZE) })
+    }
+
+    /// Waits for notifications, then returns what is there, at most a burst of it.
+    pub(super) async fn next(&mut self) -> Vec<Event> {
+        loop {
+            let mut events = Vec::new();
+            self.read.clear();
+            let received = poll_fn(|context| self.socket.poll_recv(context, &mut self.read)).await;
+            take(received, &self.read, &mut events);
+            read_burst(self.socket.socket_ref(), &mut self.read, &mut events);
+            if !events.is_empty() {
+                return events;
+            }
+        }
+    }
+
+    /// What is there now, at most a burst of it.
+    pub(super) fn poll(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        read_burst(self.socket.socket_ref(), &mut self.read, &mut events);
+        events
+    }
+}
+
+/// Reads what is there, up to a burst.
+fn read_burst(socket: &Socket, read: &mut Vec<u8>, events: &mut Vec<Event>) {
+    for _ in 0..BURST {
+        read.clear();
+        let received = socket.recv(read, 0).map(|_| ());
+        if !take(received, read, events) {
+            return;
+        }
+    }
+}
+
+/// Takes one datagram; `false` when there is none for now.
+fn take(received: io::Result<()>, read: &[u8], events: &mut Vec<Event>) -> bool {
+    match received {
+        Ok(()) => {
+            for (header, payload) in wire::messages(read) {
+                events.extend(event(header, payload));
+            }
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+        Err(error) => {
+            // ENOBUFS is the overrun; whatever else it may be, something was missed.
+            if error.raw_os_error() != Some(libc::ENOBUFS) {
+                tracing::warn!(%error, "kernel notifications interrupted");
+            }
+            if events.last() != Some(&Event::Overrun) {
+                events.push(Event::Overrun);
+            }
+            true
+        }
+    }
+}
+
+fn event(header: Header, payload: &[u8]) -> Option<Event> {
+    const NLM_F_REPLACE: u16 = wire::NLM_F_REPLACE;
+    Some(match header.kind {
+        wire::RTM_NEWLINK => Event::Link(Link::parse(payload)?),
+        wire::RTM_DELLINK => Event::LinkGone(Link::parse(payload)?.index),
+        wire::RTM_NEWADDR => Event::Address(Address::parse(payload)?),
+        wire::RTM_DELADDR => Event::AddressGone(Address::parse(payload)?),
+        wire::RTM_NEWROUTE => Event::Route {
+            route: KernelRoute::parse(payload)?,
+            replaces: header.flags & NLM_F_REPLACE != 0,
+            port: header.port,
+        },
+        wire::RTM_DELROUTE => {
+            Event::RouteGone { route: KernelRoute::parse(payload)?, port: header.port }
+        }
+        wire::RTM_NEWNETCONF => Event::Settings,
+        _ => return None,
+    })
+}
+
+/// A classic BPF program that drops route messages of one port. Multi-octet loads are big-endian,
+/// netlink headers are in host order, hence the swapped constants.
+fn own_route_filter(port: u32) -> [SockFilter; 7] {
+    const LOAD_WORD: u16 = 0x20;
+    const LOAD_HALF: u16 = 0x28;
+    const JUMP_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let kind = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
+    [
+        SockFilter::new(LOAD_WORD, 0, 0, 12),
+        SockFilter::new(JUMP_EQUAL, 0, 3, u32::from_be_bytes(port.to_ne_bytes())),
+        SockFilter::new(LOAD_HALF, 0, 0, 4),
+        SockFilter::new(JUMP_EQUAL, 2, 0, kind(wire::RTM_NEWROUTE)),
+        SockFilter::new(JUMP_EQUAL, 1, 0, kind(wire::RTM_DELROUTE)),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}

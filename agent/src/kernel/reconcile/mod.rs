@@ -1,0 +1,551 @@
+//! Makes the kernel what it is wanted to be, by the smallest change.
+//!
+//! In flow: wishes of the speaker and the configuration, kernel events, results of writes, dumps,
+//! and the time. Out flow: writes, dumps to make, answers about next hops, status. No IO, no clock.
+//!
+//! What always holds:
+//! - only routes with our protocol number in our table are changed or removed; a wish whose key is
+//!   held by somebody else's route is reported and waits until that is gone;
+//! - a route is changed in one step, never taken away first;
+//! - nothing is removed before the first sync is seen and everything wanted until then is answered;
+//! - at most one write of a route is in flight; what is decided meanwhile is written next, latest
+//!   first wish forgotten;
+//! - a route somebody takes away is put back at once, the next times ever more slowly.
+
+mod observe;
+mod report;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foldhash::fast::FixedState;
+use ipnet::IpNet;
+use routelet_bgp::core::forwarding::{
+    ForwardingNextHop, NextHopAnswer, NextHopSet, NextHopState, RouteChange,
+};
+
+use super::KernelConfig;
+use super::desired::{Have, RouteTable, SetId, Want, combine};
+use super::hold::{Holds, LogGate};
+use super::nexthop::{self, NextHops};
+use super::render;
+use super::route::{RouteKey, Target};
+use super::topology::{Affected, RouteList, Topology};
+use super::writer::{Action, Job, Territory, Write};
+
+/// Shortest time between two dumps, and how many times its own duration a dump is waited for, so
+/// that dumping never takes more than a tenth of the time.
+const RECHECK_SHORTEST: Duration = Duration::from_millis(5);
+const RECHECK_LONGEST: Duration = Duration::from_secs(2);
+const RECHECK_SHARE: u32 = 10;
+
+/// How far the first sync has got.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum SyncState {
+    /// Nothing is removed.
+    Waiting,
+    /// The speaker has said what it wants; that is being written.
+    Seen,
+    /// Stale routes are being removed.
+    Sweeping,
+    Done,
+}
+
+/// How much is to be dumped.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Recheck {
+    Own,
+    Everything,
+}
+
+/// See the module.
+pub(super) struct Reconciler {
+    config: KernelConfig,
+    /// Where our routes are; the first is the current one, others were before the configuration
+    /// changed and are being left.
+    territories: Vec<Territory>,
+    topology: Topology,
+    next_hops: NextHops,
+    table: RouteTable,
+    /// Somebody else's routes with a key that ours could have.
+    clashes: HashMap<RouteKey, RouteList, FixedState>,
+    queue: VecDeque<u32>,
+    in_flight: usize,
+    holds: Holds,
+    gate: LogGate,
+    sync: SyncState,
+    /// After the last answer to the speaker, its routes through that next hop are waited for.
+    settle: Duration,
+    settle_until: Instant,
+    /// In the kernel, not wanted, and not to be removed yet.
+    stale: HashSet<u32, FixedState>,
+    /// The first snapshot has been taken.
+    loaded: bool,
+    adopted: usize,
+    repaired: u64,
+    answers: HashMap<ForwardingNextHop, NextHopState, FixedState>,
+    recheck: Option<Recheck>,
+    recheck_running: Option<Instant>,
+    recheck_not_before: Instant,
+    audit_running: bool,
+    write_problem: Option<String>,
+    settings_changed: bool,
+}
+
+impl Reconciler {
+    /// Begins with nothing known; [`Reconciler::snapshot`] must come next. `settle`: how long the
+    /// speaker has after an answer before stale routes go.
+    pub(super) fn new(config: KernelConfig, settle: Duration, now: Instant) -> Self {
+        let territory = Territory { table: config.table, protocol: config.protocol };
+        let mut reconciler = Self {
+            config,
+            territories: vec![territory],
+            topology: Topology::default(),
+            next_hops: NextHops::default(),
+            table: RouteTable::new(),
+            clashes: HashMap::default(),
+            queue: VecDeque::new(),
+            in_flight: 0,
+            holds: Holds::default(),
+            gate: LogGate::default(),
+            sync: SyncState::Waiting,
+            settle,
+            settle_until: now,
+            stale: HashSet::default(),
+            loaded: false,
+            adopted: 0,
+            repaired: 0,
+            answers: HashMap::default(),
+            recheck: None,
+            recheck_running: None,
+            recheck_not_before: now,
+            audit_running: false,
+            write_problem: None,
+            settings_changed: true,
+        };
+        for prefix in reconciler.config.blackholes.clone() {
+            reconciler.want_blackhole(prefix, now);
+        }
+        reconciler
+    }
+
+    /// Where our routes are.
+    pub(super) fn territories(&self) -> Vec<Territory> {
+        self.territories.clone()
+    }
+
+    pub(super) fn config(&self) -> &KernelConfig {
+        &self.config
+    }
+
+    /// Takes a wish of the speaker.
+    pub(super) fn change(&mut self, change: RouteChange, now: Instant) {
+        let key = self.key(change.prefix);
+        if change.next_hops.is_empty() {
+            if let Some(id) = self.table.find(&key) {
+                self.set_want(id, Want::Nothing, now);
+            }
+            return;
+        }
+        let id = self.table.enter(key);
+        let set = self.set(change.next_hops);
+        self.set_want(id, Want::Set(set), now);
+    }
+
+    /// Begins or ceases to track a next hop for the speaker.
+    pub(super) fn track(&mut self, next_hop: ForwardingNextHop, begin: bool) {
+        if begin {
+            let state = nexthop::state(self.next_hops.track(next_hop, &self.topology));
+            self.answers.insert(next_hop, state);
+        } else {
+            self.next_hops.untrack(&next_hop);
+            self.answers.remove(&next_hop);
+        }
+    }
+
+    /// The speaker has said what it wants.
+    pub(super) fn first_sync(&mut self) {
+        if self.sync == SyncState::Waiting {
+            self.sync = SyncState::Seen;
+        }
+    }
+
+    /// Takes another configuration.
+    pub(super) fn apply(&mut self, config: KernelConfig, now: Instant) {
+        let before = std::mem::replace(&mut self.config, config);
+        let moved = (before.table, before.protocol, before.metric, before.blackhole_metric)
+            != (
+                self.config.table,
+                self.config.protocol,
+                self.config.metric,
+                self.config.blackhole_metric,
+            );
+        for prefix in &before.blackholes {
+            if moved || !self.config.blackholes.contains(prefix) {
+                let key = blackhole_key(&before, *prefix);
+                if let Some(id) = self.table.find(&key) {
+                    self.set_want(id, Want::Nothing, now);
+                }
+            }
+        }
+        if moved {
+            self.move_routes(&before, now);
+        }
+        for prefix in self.config.blackholes.clone() {
+            self.want_blackhole(prefix, now);
+        }
+        if self.config.repair && !before.repair {
+            for id in self.table.ids() {
+                if self.table.get(id).is_some_and(|route| route.lost) {
+                    self.enqueue(id, now);
+                }
+            }
+        }
+        self.settings_changed = true;
+    }
+
+    /// Routes get new keys: the new ones are written, and only then the old ones removed, as the
+    /// stale ones of a former life are.
+    fn move_routes(&mut self, before: &KernelConfig, now: Instant) {
+        let territory = Territory { table: self.config.table, protocol: self.config.protocol };
+        self.territories.retain(|known| *known != territory);
+        self.territories.insert(0, territory);
+        self.clashes.clear();
+        if self.sync == SyncState::Done || self.sync == SyncState::Sweeping {
+            self.sync = SyncState::Seen;
+        }
+        for id in self.table.ids() {
+            let Some(route) = self.table.get(id) else { continue };
+            let (key, want) = (route.key, route.want());
+            if want == Want::Nothing {
+                continue;
+            }
+            let moved = RouteKey {
+                table: self.config.table,
+                metric: if key.metric == before.metric { self.config.metric } else { key.metric },
+                ..key
+            };
+            if moved == key {
+                self.enqueue(id, now);
+                continue;
+            }
+            let new = self.table.enter(moved);
+            self.set_want(new, want, now);
+            self.set_want(id, Want::Nothing, now);
+        }
+        // Who holds the new keys is not known yet; creating without replacing keeps that safe.
+        self.request(Recheck::Everything);
+    }
+
+    /// Everything of ours is to go.
+    pub(super) fn withdraw_all(&mut self, now: Instant) {
+        self.sync = SyncState::Done;
+        self.stale.clear();
+        for id in self.table.ids() {
+            if self.table.get(id).is_some() {
+                self.set_want(id, Want::Nothing, now);
+                self.enqueue(id, now);
+            }
+        }
+    }
+
+    /// The next writes, at most `limit`.
+    pub(super) fn next_writes(&mut self, limit: usize) -> Vec<Write> {
+        let mut writes = Vec::new();
+        while writes.len() < limit
+            && let Some(id) = self.queue.pop_front()
+        {
+            writes.extend(self.prepare(id));
+        }
+        self.in_flight += writes.len();
+        writes
+    }
+
+    /// The dump that is due, if any.
+    pub(super) fn next_dump(&mut self, now: Instant) -> Option<Job> {
+        if self.recheck_running.is_some() || now < self.recheck_not_before {
+            return None;
+        }
+        let recheck = self.recheck.take()?;
+        self.recheck_running = Some(now);
+        Some(match recheck {
+            Recheck::Own => Job::DumpOwn(self.territories()),
+            Recheck::Everything => Job::DumpAll(self.territories()),
+        })
+    }
+
+    /// The answers for the speaker that have gathered, latest per next hop.
+    pub(super) fn take_answers(&mut self) -> Vec<NextHopAnswer> {
+        let answers = std::mem::take(&mut self.answers);
+        answers.into_iter().map(|(next_hop, state)| NextHopAnswer { next_hop, state }).collect()
+    }
+
+    /// The speaker has taken answers: what it decides by them is waited for before the sweep.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.settle_until = now + self.settle;
+    }
+
+    /// Compares our routes with the kernel.
+    pub(super) fn recheck_own(&mut self) {
+        self.request(Recheck::Own);
+    }
+
+    /// The topology, for words.
+    pub(super) fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Whether a setting such as forwarding may have changed since the last question.
+    pub(super) fn take_settings_changed(&mut self) -> bool {
+        std::mem::take(&mut self.settings_changed)
+    }
+
+    /// Compares everything with the kernel, and says so when there is drift.
+    pub(super) fn audit(&mut self) {
+        self.audit_running = true;
+        self.request(Recheck::Everything);
+    }
+
+    /// Whether nothing waits to be written or answered.
+    pub(super) fn idle(&self) -> bool {
+        self.queue.is_empty()
+            && self.in_flight == 0
+            && self.recheck.is_none()
+            && self.recheck_running.is_none()
+    }
+
+    /// Nothing is on its way to the kernel.
+    pub(super) fn quiet(&self) -> bool {
+        self.in_flight == 0
+    }
+
+    /// What is due by time alone. `answering`: answers are on their way to the speaker.
+    pub(super) fn advance(&mut self, answering: bool, now: Instant) {
+        for id in self.holds.due(now) {
+            self.push(id);
+        }
+        if let Some(more) = self.gate.flush(now) {
+            tracing::warn!(routes = more, "more routes of ours were taken away and are put back");
+        }
+        let settled = self.idle() && self.answers.is_empty() && !answering;
+        match self.sync {
+            SyncState::Seen if settled && now >= self.settle_until => {
+                self.sync = SyncState::Sweeping;
+                let stale = std::mem::take(&mut self.stale);
+                if !stale.is_empty() {
+                    tracing::info!(routes = stale.len(), "first sync: removing stale routes");
+                }
+                for id in stale {
+                    self.enqueue(id, now);
+                }
+                if self.queue.is_empty() {
+                    self.synced();
+                }
+            }
+            SyncState::Sweeping if self.idle() => self.synced(),
+            _ => {}
+        }
+    }
+
+    /// When [`Reconciler::advance`] or [`Reconciler::next_dump`] has something next. `answering` as
+    /// for `advance`.
+    pub(super) fn deadline(&self, answering: bool) -> Option<Instant> {
+        let recheck = (self.recheck.is_some() && self.recheck_running.is_none())
+            .then_some(self.recheck_not_before);
+        let settled = self.idle() && self.answers.is_empty() && !answering;
+        let settle = (self.sync == SyncState::Seen && settled).then_some(self.settle_until);
+        [self.holds.next(), self.gate.next(), recheck, settle].into_iter().flatten().min()
+    }
+
+    fn synced(&mut self) {
+        self.sync = SyncState::Done;
+        // What was left behind is gone; a notification about it is nobody's business any more.
+        self.territories.truncate(1);
+        tracing::info!("kernel routes are in sync");
+    }
+
+    fn may_remove(&self) -> bool {
+        self.sync >= SyncState::Sweeping
+    }
+
+    fn key(&self, prefix: IpNet) -> RouteKey {
+        RouteKey { prefix: prefix.trunc(), metric: self.config.metric, table: self.config.table }
+    }
+
+    fn want_blackhole(&mut self, prefix: IpNet, now: Instant) {
+        let id = self.table.enter(blackhole_key(&self.config, prefix));
+        self.set_want(id, Want::Blackhole, now);
+    }
+
+    fn set(&mut self, next_hops: NextHopSet) -> SetId {
+        if let Some(set) = self.table.find_set(&next_hops) {
+            return set;
+        }
+        for next_hop in &next_hops {
+            self.next_hops.retain(*next_hop, &self.topology);
+        }
+        let target = self.combined(&next_hops);
+        self.table.enter_set(next_hops, target)
+    }
+
+    fn combined(&self, next_hops: &NextHopSet) -> Result<Arc<Target>, Box<str>> {
+        combine(next_hops.iter().filter_map(|next_hop| {
+            self.next_hops.resolution(next_hop).map(|resolution| (next_hop, resolution))
+        }))
+    }
+
+    fn set_want(&mut self, id: u32, want: Want, now: Instant) {
+        let Some(route) = self.table.get_mut(id) else { return };
+        if route.want() == want && want != Want::Nothing {
+            return;
+        }
+        route.failure = None;
+        route.lost = false;
+        if let Some(unused) = self.table.set_want(id, want) {
+            for next_hop in &unused {
+                self.next_hops.release(next_hop);
+            }
+        }
+        if want != Want::Nothing {
+            self.stale.remove(&id);
+        }
+        self.enqueue(id, now);
+    }
+
+    /// Something about the route has changed: it is looked at next, whatever wait it was under.
+    fn enqueue(&mut self, id: u32, now: Instant) {
+        self.holds.release(id, now);
+        self.push(id);
+    }
+
+    fn push(&mut self, id: u32) {
+        if let Some(route) = self.table.get_mut(id)
+            && !route.queued
+            && !route.in_flight
+        {
+            route.queued = true;
+            self.queue.push_back(id);
+        }
+    }
+
+    fn settled(&self, id: u32) -> bool {
+        let Some(route) = self.table.get(id) else { return true };
+        match (&route.have, self.table.target(route)) {
+            (Have::Present { target, protocol }, Ok(wanted)) => {
+                *protocol == self.config.protocol
+                    && (Arc::ptr_eq(target, wanted) || target == wanted)
+            }
+            _ => false,
+        }
+    }
+
+    /// What is to be written for a route, if anything.
+    fn prepare(&mut self, id: u32) -> Option<Write> {
+        let settled = self.settled(id);
+        let may_remove = self.may_remove();
+        let route = self.table.get_mut(id)?;
+        route.queued = false;
+        let key = route.key;
+        if route.want() == Want::Nothing {
+            return match route.have {
+                Have::Absent => {
+                    self.forget(id);
+                    None
+                }
+                _ if !may_remove => {
+                    self.stale.insert(id);
+                    None
+                }
+                Have::Present { protocol, .. } => {
+                    route.in_flight = true;
+                    Some(Write { id, key, protocol, action: Action::Delete })
+                }
+                Have::Unknown => {
+                    route.in_flight = true;
+                    let protocol = self.config.protocol;
+                    Some(Write { id, key, protocol, action: Action::Delete })
+                }
+            };
+        }
+        if settled {
+            route.failure = None;
+            return None;
+        }
+        let route = self.table.get(id)?;
+        let decision = match self.table.target(route) {
+            Err(reason) => Err(Box::from(reason)),
+            Ok(target) => match self.clash(&key) {
+                Some(clash) => Err(clash.into_boxed_str()),
+                None => Ok(target.clone()),
+            },
+        };
+        let route = self.table.get_mut(id)?;
+        match decision {
+            Err(reason) => {
+                route.failure = Some(reason);
+                None
+            }
+            Ok(target) => {
+                route.in_flight = true;
+                let action = match route.have {
+                    Have::Absent => Action::Create(target),
+                    _ => Action::Replace(target),
+                };
+                Some(Write { id, key, protocol: self.config.protocol, action })
+            }
+        }
+    }
+
+    fn clash(&self, key: &RouteKey) -> Option<String> {
+        let other = self.clashes.get(key)?.first()?;
+        let option = if key.metric == self.config.metric { "metric" } else { "blackholeMetric" };
+        let via = other.hops.first().and_then(|hop| hop.via);
+        let via = via.map_or_else(String::new, |via| format!(" via {via}"));
+        Some(format!(
+            "clash: proto {}{via} has metric {}; change kernel.{option}",
+            render::protocol(other.protocol),
+            key.metric,
+        ))
+    }
+
+    fn forget(&mut self, id: u32) {
+        self.table.remove(id);
+        self.stale.remove(&id);
+        self.holds.forget(id);
+    }
+
+    fn request(&mut self, recheck: Recheck) {
+        self.recheck = self.recheck.max(Some(recheck));
+    }
+
+    /// Resolves again what may have changed, tells the speaker, and has the routes concerned
+    /// looked at.
+    fn refresh(&mut self, affected: &[Affected], now: Instant) {
+        if affected.iter().all(|affected| *affected == Affected::None) {
+            return;
+        }
+        let mut sets = Vec::new();
+        for (next_hop, answer) in self.next_hops.refresh(affected, &self.topology) {
+            if let Some(state) = answer {
+                self.answers.insert(next_hop, state);
+            }
+            sets.extend_from_slice(self.table.sets_with(&next_hop));
+        }
+        sets.sort_unstable();
+        sets.dedup();
+        for set in sets {
+            let target = self.combined(self.table.set_next_hops(set));
+            for id in self.table.set_target(set, target) {
+                self.enqueue(id, now);
+            }
+        }
+    }
+}
+
+fn blackhole_key(config: &KernelConfig, prefix: IpNet) -> RouteKey {
+    RouteKey { prefix: prefix.trunc(), metric: config.blackhole_metric, table: config.table }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! What the reconciler makes of news from the kernel: results of writes, dumps, events.
+//!
+//! What always holds: a finding about a route whose write is in flight is not believed before the
+//! write is answered; results and dumps come in the order in which the writer worked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::fast::FixedState;
+
+use super::super::desired::{Have, Want};
+use super::super::monitor::Event;
+use super::super::render;
+use super::super::route::{KernelRoute, MAIN_TABLE, Target};
+use super::super::socket::RequestError;
+use super::super::topology::{Affected, Topology};
+use super::super::writer::{Action, JobDone, Snapshot, Territory, Write, WriteError};
+use super::{RECHECK_LONGEST, RECHECK_SHARE, RECHECK_SHORTEST, Recheck, Reconciler};
+
+/// Who changed a route of ours.
+#[derive(Clone, Copy)]
+enum Culprit {
+    /// Somebody's netlink port; 0: the kernel.
+    Port(u32),
+    /// Somebody's route took its place.
+    Protocol(u8),
+    /// Seen in a dump only.
+    Unseen,
+}
+
+impl std::fmt::Display for Culprit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Port(0) => write!(f, "the kernel (link or address change)"),
+            Self::Port(port) => write!(f, "netlink port {port}, as a rule that process's id"),
+            Self::Protocol(protocol) => write!(f, "proto {}", render::protocol(*protocol)),
+            Self::Unseen => write!(f, "unknown, found by a dump"),
+        }
+    }
+}
+
+impl Reconciler {
+    /// Takes the result of a job.
+    pub(in super::super) fn done(&mut self, done: JobDone, now: Instant) {
+        match done {
+            JobDone::Written(results) => {
+                self.in_flight -= results.len();
+                for (write, result) in results {
+                    self.written(write, result, now);
+                }
+            }
+            JobDone::OwnRoutes(Ok(routes)) => {
+                self.dump_finished(now);
+                self.own_routes(routes, now);
+            }
+            JobDone::Everything(Ok(snapshot)) => {
+                self.dump_finished(now);
+                self.snapshot(*snapshot, now);
+            }
+            JobDone::OwnRoutes(Err(error)) => self.dump_failed(Recheck::Own, &error, now),
+            JobDone::Everything(Err(error)) => self.dump_failed(Recheck::Everything, &error, now),
+        }
+    }
+
+    /// Takes everything the kernel says: at start, and after an overrun.
+    pub(in super::super) fn snapshot(&mut self, snapshot: Snapshot, now: Instant) {
+        let Snapshot { links, addresses, routes } = snapshot;
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            routes.into_iter().partition(|route| self.is_ours(route));
+        self.clashes.clear();
+        for route in &foreign {
+            self.note_clash(route, false);
+        }
+        let main = foreign.into_iter().filter(|route| route.key.table == MAIN_TABLE);
+        self.topology = Topology::new(links, addresses, main);
+        self.refresh(&[Affected::All], now);
+        let adopted = own.len();
+        self.own_routes(own, now);
+        if !std::mem::replace(&mut self.loaded, true) {
+            self.adopted = adopted;
+        }
+    }
+
+    /// Takes notifications, in order.
+    pub(in super::super) fn events(&mut self, events: Vec<Event>, now: Instant) {
+        let (mut affected, mut own) = (Vec::new(), Vec::new());
+        for event in events {
+            match event {
+                Event::Link(link) => {
+                    let (index, used) = (link.index, self.table.uses(link.index));
+                    let change = self.topology.link(link);
+                    if change != Affected::None {
+                        tracing::debug!(link = self.topology.link_name(index), "link changed");
+                        // IPv4 routes over it may have gone without a word.
+                        if used {
+                            self.request(Recheck::Own);
+                        }
+                    }
+                    affected.push(change);
+                }
+                Event::LinkGone(index) => {
+                    if self.table.uses(index) {
+                        self.request(Recheck::Own);
+                    }
+                    affected.push(self.topology.link_gone(index));
+                }
+                Event::Address(address) => affected.push(self.topology.address(address)),
+                Event::AddressGone(address) => {
+                    if self.table.uses(address.interface) {
+                        self.request(Recheck::Own);
+                    }
+                    affected.push(self.topology.address_gone(address));
+                }
+                Event::Route { ref route, .. } | Event::RouteGone { ref route, .. }
+                    if self.is_ours(route) =>
+                {
+                    own.push(event);
+                }
+                Event::Route { route, replaces, .. } => {
+                    affected.push(self.foreign_route(route, replaces, now));
+                }
+                Event::RouteGone { route, .. } => {
+                    affected.push(self.foreign_route_gone(&route, now));
+                }
+                Event::Settings => self.settings_changed = true,
+                Event::Overrun => {
+                    tracing::warn!("kernel notifications were lost; comparing everything");
+                    self.request(Recheck::Everything);
+                }
+            }
+        }
+        // Only now, so that a route that went with its link is not taken for deleted by somebody.
+        self.refresh(&affected, now);
+        for event in own {
+            self.own_event(event, now);
+        }
+    }
+
+    pub(super) fn is_ours(&self, route: &KernelRoute) -> bool {
+        let territory = Territory { table: route.key.table, protocol: route.protocol };
+        self.territories.contains(&territory)
+    }
+
+    fn written(&mut self, write: Write, result: Result<(), WriteError>, now: Instant) {
+        let Write { id, protocol, action, .. } = write;
+        let Some(route) = self.table.get_mut(id) else { return };
+        route.in_flight = false;
+        let doubt = std::mem::take(&mut route.doubt);
+        match result {
+            Ok(()) => {
+                route.have = match action {
+                    _ if doubt => Have::Unknown,
+                    Action::Delete => Have::Absent,
+                    Action::Create(target) | Action::Replace(target) => {
+                        Have::Present { target, protocol }
+                    }
+                };
+                if route.want() != Want::Nothing {
+                    route.failure = None;
+                }
+                if std::mem::take(&mut route.lost) {
+                    self.repaired += 1;
+                }
+                self.write_problem = None;
+                if !self.settled(id) {
+                    self.push(id);
+                }
+            }
+            Err(WriteError::Lost(reason)) => {
+                tracing::warn!(reason, "an answer of the kernel was lost; comparing our routes");
+                route.have = Have::Unknown;
+                self.request(Recheck::Own);
+            }
+            Err(WriteError::Refused(error)) if error.errno == libc::EEXIST => {
+                // Whose it is decides whether it is replaced; only a dump can tell.
+                route.have = Have::Unknown;
+                route.failure = Some("another route is in its place".into());
+                self.request(Recheck::Everything);
+            }
+            Err(WriteError::Refused(error)) => {
+                let several =
+                    |target: &Target| matches!(target, Target::Unicast(hops) if hops.len() > 1);
+                match &action {
+                    // An IPv6 route of several hops is put in hop by hop.
+                    Action::Create(target) | Action::Replace(target) if several(target) => {
+                        route.have = Have::Unknown;
+                    }
+                    _ => {}
+                }
+                if error.errno == libc::EPERM {
+                    self.write_problem = Some(error.to_string());
+                }
+                tracing::debug!(prefix = %route.key.prefix, %error, "the kernel refused a route");
+                route.failure = Some(error.to_string().into_boxed_str());
+                self.holds.refused(id, now);
+            }
+        }
+    }
+
+    /// Compares the table with our routes as the kernel lists them.
+    fn own_routes(&mut self, routes: Vec<KernelRoute>, now: Instant) {
+        let mut seen = vec![false; self.table.ids().len()];
+        let mut targets = HashMap::<Target, Arc<Target>, FixedState>::default();
+        for route in routes {
+            let target = route.target();
+            let target = match targets.get(&target) {
+                Some(known) => known.clone(),
+                None => {
+                    let shared = Arc::new(target.clone());
+                    targets.insert(target, shared.clone());
+                    shared
+                }
+            };
+            let id = self.table.enter(route.key);
+            if let Some(seen) = seen.get_mut(id as usize) {
+                *seen = true;
+            }
+            self.observe(
+                id,
+                Have::Present { target, protocol: route.protocol },
+                Culprit::Unseen,
+                now,
+            );
+        }
+        for id in (0..).zip(&seen).filter(|(_, seen)| !**seen).map(|(id, _)| id) {
+            if self.table.get(id).is_some() {
+                self.observe(id, Have::Absent, Culprit::Unseen, now);
+            }
+        }
+        self.audit_running = false;
+    }
+
+    /// The kernel has this at a route's key, and not by our doing.
+    fn observe(&mut self, id: u32, have: Have, culprit: Culprit, now: Instant) {
+        let may_remove = self.may_remove();
+        let Some(route) = self.table.get_mut(id) else { return };
+        if route.in_flight {
+            return;
+        }
+        let absent = have == Have::Absent;
+        let was_there = matches!(route.have, Have::Present { .. });
+        if was_there && route.have == have {
+            return;
+        }
+        let before = std::mem::replace(&mut route.have, have);
+        if route.want() == Want::Nothing {
+            if absent {
+                self.forget(id);
+            } else if may_remove {
+                let prefix = route.key.prefix;
+                tracing::warn!(%prefix, %culprit, "a route with our protocol number is not ours");
+                self.enqueue(id, now);
+            } else {
+                self.stale.insert(id);
+            }
+            return;
+        }
+        if self.settled(id) {
+            if let Some(route) = self.table.get_mut(id) {
+                route.failure = None;
+                route.lost = false;
+            }
+            self.holds.release(id, now);
+            return;
+        }
+        // One that was known to be missing, or unknown: not taken away just now.
+        if !was_there {
+            if !self.holds.waits(id) && !self.off(id) {
+                self.push(id);
+            }
+            return;
+        }
+        let unresolved = self.table.get(id).is_some_and(|route| self.table.target(route).is_err());
+        if unresolved || !self.was_as_wanted(id, &before) {
+            self.push(id);
+            return;
+        }
+        self.lost(id, absent, culprit, now);
+    }
+
+    /// Whether what the kernel had before was the present wish: else the route was about to be
+    /// rewritten anyway, and nobody took anything away.
+    fn was_as_wanted(&self, id: u32, before: &Have) -> bool {
+        let Some(route) = self.table.get(id) else { return false };
+        match (before, self.table.target(route)) {
+            (Have::Present { target, .. }, Ok(wanted)) => target == wanted,
+            _ => false,
+        }
+    }
+
+    /// Whether it stays away because repair is switched off.
+    fn off(&self, id: u32) -> bool {
+        !self.config.repair && self.table.get(id).is_some_and(|route| route.lost)
+    }
+
+    fn lost(&mut self, id: u32, absent: bool, culprit: Culprit, now: Instant) {
+        let (repair, audit) = (self.config.repair, self.audit_running);
+        let Some(route) = self.table.get_mut(id) else { return };
+        route.lost = true;
+        let what = if absent { "removed" } else { "changed" };
+        let prefix = route.key.prefix;
+        if !repair {
+            route.failure =
+                Some(format!("{what} by {culprit}; kernel.repair is off").into_boxed_str());
+        }
+        if let Some(more) = self.gate.admit(now) {
+            let doing = if repair { "putting it back" } else { "repair is off" };
+            let found = if audit { "audit found drift" } else { "found" };
+            tracing::warn!(%prefix, %culprit, more, "{found}: a route of ours was {what}; {doing}");
+        }
+        if repair && self.holds.lost(id, now) {
+            self.push(id);
+        }
+    }
+
+    fn own_event(&mut self, event: Event, now: Instant) {
+        let (route, have, port) = match event {
+            Event::Route { route, port, .. } => {
+                let target = Arc::new(route.target());
+                let have = Have::Present { target, protocol: route.protocol };
+                (route, have, port)
+            }
+            Event::RouteGone { route, port } => (route, Have::Absent, port),
+            _ => return,
+        };
+        let id = match self.table.find(&route.key) {
+            Some(id) => id,
+            None if have == Have::Absent => return,
+            None => self.table.enter(route.key),
+        };
+        let Some(known) = self.table.get_mut(id) else { return };
+        if known.in_flight {
+            // Before or after our write? It is written once more, which is harmless.
+            known.doubt = true;
+            return;
+        }
+        // IPv6 reports hops of a multipath route that go with their link one by one; what is left
+        // is not said. Writing the whole route again settles it.
+        let partial = have == Have::Absent
+            && matches!(&known.have, Have::Present { target, .. }
+                if **target != route.target() && matches!(&**target, Target::Unicast(hops) if hops.len() > 1));
+        if partial {
+            known.have = Have::Unknown;
+            self.push(id);
+            return;
+        }
+        self.observe(id, have, Culprit::Port(port), now);
+    }
+
+    fn foreign_route(&mut self, route: KernelRoute, replaces: bool, now: Instant) -> Affected {
+        if self.note_clash(&route, replaces)
+            && replaces
+            && let Some(id) = self.table.find(&route.key)
+        {
+            // It took the place of ours; the clash keeps us from taking it back.
+            self.observe(id, Have::Absent, Culprit::Protocol(route.protocol), now);
+        }
+        if route.key.table == MAIN_TABLE {
+            self.topology.route(route, replaces)
+        } else {
+            Affected::None
+        }
+    }
+
+    fn foreign_route_gone(&mut self, route: &KernelRoute, now: Instant) -> Affected {
+        if let Some(list) = self.clashes.get_mut(&route.key) {
+            list.remove(route);
+            if list.is_empty() {
+                self.clashes.remove(&route.key);
+                if let Some(id) = self.table.find(&route.key) {
+                    self.enqueue(id, now);
+                }
+            }
+        }
+        if route.key.table == MAIN_TABLE { self.topology.route_gone(route) } else { Affected::None }
+    }
+
+    /// Remembers somebody else's route where ours could be; says whether it is such a one.
+    fn note_clash(&mut self, route: &KernelRoute, replaces: bool) -> bool {
+        let key = route.key;
+        let metrics = [self.config.metric, self.config.blackhole_metric];
+        if key.table != self.config.table || !metrics.contains(&key.metric) {
+            return false;
+        }
+        self.clashes.entry(key).or_default().add(route.clone(), replaces);
+        true
+    }
+
+    fn dump_finished(&mut self, now: Instant) {
+        let took = self.recheck_running.take().map_or(RECHECK_SHORTEST, |started| now - started);
+        let pause = (took * RECHECK_SHARE).clamp(RECHECK_SHORTEST, RECHECK_LONGEST);
+        self.recheck_not_before = now + pause;
+    }
+
+    fn dump_failed(&mut self, recheck: Recheck, error: &RequestError, now: Instant) {
+        tracing::warn!(%error, "the kernel's routes could not be listed; trying again");
+        self.recheck_running = None;
+        self.recheck_not_before = now + RECHECK_LONGEST;
+        self.request(recheck);
+    }
+}

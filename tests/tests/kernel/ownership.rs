@@ -1,0 +1,5 @@
+//! .
+
+use routelet_tests::harness::Case;
+
+pub const CASES: &[Case] = &[];
