@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use routelet_tests::load::dut::{self, Kind, PREFIX_LEN, TARGET};
 use routelet_tests::load::report::Field;
 use routelet_tests::load::scenario::{self, Figures, RunConfig, Scenario};
-use routelet_tests::load::{copier, sys};
+use routelet_tests::load::{copier, core, sys};
 
 /// Drives BGP daemons with many prefixes and many sessions, and measures them from outside.
 #[derive(Parser)]
@@ -52,6 +52,16 @@ enum Action {
         #[command(flatten)]
         common: Common,
     },
+    /// routelet's codec and speaker alone, in this process, without sockets; prints seconds.
+    Core {
+        #[arg(long)]
+        scenario: Scenario,
+        #[arg(long, default_value_t = 1.0)]
+        scale: f64,
+        /// Does it this often, for a profiler.
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+    },
     /// Relays octets between sessions without reading them.
     Copier,
 }
@@ -85,6 +95,12 @@ fn main() -> ExitCode {
 fn act(action: Action) -> Result<()> {
     match action {
         Action::Copier => copier::serve(),
+        Action::Core { scenario, scale, rounds } => {
+            for _ in 0..rounds {
+                println!("{}", serde_json::to_string(&core::run(scenario, scale)?)?);
+            }
+            Ok(())
+        }
         Action::Measure { dut, scenario, common, rounds } => measure(dut, scenario, common, rounds),
         Action::Field { dut, scenario, runs, write, common } => {
             field(dut, scenario, runs, write.as_deref(), &common)

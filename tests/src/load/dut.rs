@@ -231,15 +231,17 @@ fn routelet_path(routelet: Option<&Path>) -> PathBuf {
     routelet.map(Path::to_path_buf).or_else(beside).unwrap_or_else(|| "routelet".into())
 }
 
-fn routelet_command(dir: &Path, topology: &Topology, path: Option<&Path>) -> Result<Command> {
+/// The configuration of routelet for a topology, with its socket and its state in `dir`.
+pub fn routelet_config(dir: &Path, topology: &Topology) -> String {
     let address = TARGET.ip();
+    let accept = "[{action: Accept}]";
     let mut text = format!(
         "node: {{name: dut, addresses: [{address}/{PREFIX_LEN}], routerID: {address}, \
          routeReflectorClusterID: {address}}}\n\
          bgp: {{asNumber: {}, listenAddresses: [{address}], listenPort: {}, \
          nodeToNodeMeshEnabled: false}}\n\
-         filters:\n  - name: all\n    importV4: [{{action: Accept}}]\n    exportV4: [{{action: \
-         Accept}}]\n    importV6: [{{action: Accept}}]\n    exportV6: [{{action: Accept}}]\n\
+         filters:\n  - {{name: all, importV4: {accept}, exportV4: {accept}, importV6: {accept}, \
+         exportV6: {accept}}}\n\
          kernel: {{enabled: false}}\n\
          api: {{socket: {dir}/routelet.sock}}\n\
          stateDir: {dir}/state\npeers:\n",
@@ -249,15 +251,19 @@ fn routelet_command(dir: &Path, topology: &Topology, path: Option<&Path>) -> Res
     );
     for (number, (peer, asn)) in topology.peers.iter().enumerate() {
         let client = if *asn == topology.asn { ", routeReflectorClient: true" } else { "" };
-        writeln!(
+        let _ = writeln!(
             text,
             "  - {{name: peer-{number}, peerIP: {peer}, asNumber: {asn}, passive: true{client}, \
              filters: [all]}}"
-        )?;
+        );
     }
+    text
+}
+
+fn routelet_command(dir: &Path, topology: &Topology, path: Option<&Path>) -> Result<Command> {
     let config = dir.join("routelet.yaml");
     fs::create_dir(dir.join("state"))?;
-    fs::write(&config, text)?;
+    fs::write(&config, routelet_config(dir, topology))?;
     let mut command = Command::new(routelet_path(path));
     command.arg("run").arg("--config").arg(config);
     Ok(command)

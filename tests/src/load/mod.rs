@@ -14,11 +14,13 @@
 //! - `engine`: sessions, tables of the receivers, exact completion.
 //! - `dut`: configurations, processes, CPU and memory.
 //! - `copier`: the ceiling.
+//! - `core`: routelet's codec and speaker alone, in this process: what sockets and threads add.
 //! - `scenario`: what is announced and what is measured.
 //! - `report`: many runs, medians, ratios, tables.
 //! - `sys`: epoll, namespace, clocks; the only `unsafe`.
 
 pub mod copier;
+pub mod core;
 pub mod dut;
 pub mod engine;
 pub mod report;

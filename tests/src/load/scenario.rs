@@ -102,9 +102,9 @@ pub fn run(config: RunConfig<'_>) -> Result<Figures> {
     Ok(bench.figures)
 }
 
-const DUT_ASN: u32 = 64_512;
+pub(super) const DUT_ASN: u32 = 64_512;
 /// Prefixes per client of a reflector.
-const PER_CLIENT: usize = 2;
+pub(super) const PER_CLIENT: usize = 2;
 const HOLD_TIME: u16 = 90;
 
 struct Bench<'a> {
@@ -465,19 +465,19 @@ fn settle(dut: &Dut, engine: &mut Engine) -> Result<()> {
     Ok(())
 }
 
-fn external(number: usize, own: Range<usize>) -> PeerPlan {
+pub(super) fn external(number: usize, own: Range<usize>) -> PeerPlan {
     let asn = 65_001 + number as u32;
     let speaker = Speaker { address: peer_address(number), asn, external: true };
     PeerPlan { speaker, own, receiver: true, greeting: Bytes::new() }
 }
 
-fn internal(number: usize, own: Range<usize>) -> PeerPlan {
+pub(super) fn internal(number: usize, own: Range<usize>) -> PeerPlan {
     let speaker = Speaker { address: peer_address(number), asn: DUT_ASN, external: false };
     PeerPlan { speaker, own, receiver: true, greeting: Bytes::new() }
 }
 
 /// Tag and indices of each set of `size` prefixes; the tag depends on the index alone.
-fn sets(range: Range<usize>, size: usize) -> impl Iterator<Item = (u32, Range<usize>)> {
+pub(super) fn sets(range: Range<usize>, size: usize) -> impl Iterator<Item = (u32, Range<usize>)> {
     let end = range.end;
     range.step_by(size).map(move |start| ((start / size) as u32 + 1, start..end.min(start + size)))
 }
