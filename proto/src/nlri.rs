@@ -33,8 +33,16 @@ pub trait NlriPrefix:
     /// or other, never a panic.
     fn read(octets: &mut &[u8]) -> Self;
 
+    /// Writes length and significant octets to the start of `place`, bits beyond the length
+    /// cleared, and returns how many octets that are. What stands behind them is undefined.
+    fn put(&self, place: &mut [u8; 17]) -> usize;
+
     /// Appends length and significant octets, bits beyond the length cleared.
-    fn write(&self, out: &mut BytesMut);
+    fn write(&self, out: &mut BytesMut) {
+        let mut place = [0; 17];
+        let length = self.put(&mut place);
+        out.put_slice(&place[..length]);
+    }
 
     /// The prefix, if it is of this family.
     fn from_ipnet(net: IpNet) -> Option<Self>;
@@ -45,10 +53,12 @@ impl NlriPrefix for Ipv4Net {
 
     const MAX_BITS: u8 = 32;
 
+    #[inline]
     fn bits(&self) -> u8 {
         self.prefix_len()
     }
 
+    #[inline]
     fn read(octets: &mut &[u8]) -> Self {
         let (bits, address) = read_bits::<4>(octets);
         let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
@@ -56,12 +66,13 @@ impl NlriPrefix for Ipv4Net {
         Ipv4Net::new_assert(address, bits)
     }
 
-    fn write(&self, out: &mut BytesMut) {
-        let length = usize::from(self.prefix_len()).div_ceil(8);
-        let mut wire = [0; 5];
-        wire[0] = self.prefix_len();
-        wire[1..].copy_from_slice(&self.network().octets());
-        out.put_slice(&wire[..=length]);
+    #[inline]
+    fn put(&self, place: &mut [u8; 17]) -> usize {
+        place[0] = self.prefix_len();
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len())).unwrap_or(0);
+        let address = u32::from(self.addr()) & mask;
+        place[1..5].copy_from_slice(&address.to_be_bytes());
+        1 + usize::from(self.prefix_len()).div_ceil(8)
     }
 
     fn from_ipnet(net: IpNet) -> Option<Self> {
@@ -77,10 +88,12 @@ impl NlriPrefix for Ipv6Net {
 
     const MAX_BITS: u8 = 128;
 
+    #[inline]
     fn bits(&self) -> u8 {
         self.prefix_len()
     }
 
+    #[inline]
     fn read(octets: &mut &[u8]) -> Self {
         let (bits, address) = read_bits::<16>(octets);
         let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
@@ -88,12 +101,13 @@ impl NlriPrefix for Ipv6Net {
         Ipv6Net::new_assert(address, bits)
     }
 
-    fn write(&self, out: &mut BytesMut) {
-        let length = usize::from(self.prefix_len()).div_ceil(8);
-        let mut wire = [0; 17];
-        wire[0] = self.prefix_len();
-        wire[1..].copy_from_slice(&self.network().octets());
-        out.put_slice(&wire[..=length]);
+    #[inline]
+    fn put(&self, place: &mut [u8; 17]) -> usize {
+        place[0] = self.prefix_len();
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_len())).unwrap_or(0);
+        let address = u128::from(self.addr()) & mask;
+        place[1..].copy_from_slice(&address.to_be_bytes());
+        1 + usize::from(self.prefix_len()).div_ceil(8)
     }
 
     fn from_ipnet(net: IpNet) -> Option<Self> {
@@ -104,18 +118,21 @@ impl NlriPrefix for Ipv6Net {
     }
 }
 
-/// The prefix length, cut at what `N` octets hold, and the octets of the address.
+/// The prefix length, cut at what `N` octets hold, and the octets of the address. What stands
+/// behind the significant octets is read along where it is there, and masked by the caller.
 #[inline]
 fn read_bits<const N: usize>(octets: &mut &[u8]) -> (u8, [u8; N]) {
-    let mut address = [0; N];
-    let [bits, rest @ ..] = octets else {
-        return (0, address);
+    let [bits, rest @ ..] = *octets else {
+        return (0, [0; N]);
     };
     let bits = usize::from(*bits).min(N * 8);
     let length = bits.div_ceil(8).min(rest.len());
-    let (significant, rest) = rest.split_at(length);
-    address[..length].copy_from_slice(significant);
-    *octets = rest;
+    *octets = &rest[length..];
+    let address = rest.first_chunk::<N>().copied().unwrap_or_else(|| {
+        let mut address = [0; N];
+        address[..length].copy_from_slice(&rest[..length]);
+        address
+    });
     (u8::try_from(bits).unwrap_or(u8::MAX), address)
 }
 

@@ -19,7 +19,7 @@ pub use pack::{pack_announcements, pack_end_of_rib, pack_withdrawals};
 /// same way. Withdrawals take effect before announcements.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Update {
-    /// Routes withdrawn, or treated so.
+    /// Routes withdrawn, or treated so: one list per family, in the order of [`Family::ALL`].
     pub withdrawn: SmallVec<[Nlri; 1]>,
     /// Routes announced.
     pub announced: SmallVec<[Announcement; 1]>,

@@ -8,6 +8,7 @@
 
 mod client;
 mod control;
+pub mod decode;
 mod explain;
 mod output;
 mod peers;
@@ -78,6 +79,8 @@ enum Command {
     Plan(PlanArgs),
     /// Build nodes, pods and a router in network namespaces here, and ping across them
     Lab(lab::LabArgs),
+    /// Decode BGP messages given in hexadecimal, or say what is wrong with them
+    Decode(decode::DecodeArgs),
     /// Print the completion script for a shell
     Completion(CompletionArgs),
     /// Print the version of this command and of the running agent
@@ -301,6 +304,10 @@ fn execute(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<Outcome> {
         Command::Lab(args) => {
             let well = lab::run(&args)?;
             Ok(if well { Outcome::Done } else { Outcome::CheckFailed })
+        }
+        Command::Decode(args) => {
+            let well_formed = decode::run(&args, &mut io::stdin().lock(), streams.out)?;
+            Ok(if well_formed { Outcome::Done } else { Outcome::CheckFailed })
         }
         Command::Completion(args) => {
             let mut script = Vec::new();

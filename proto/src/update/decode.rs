@@ -35,7 +35,7 @@ impl Update {
         let mut reader = AttributeReader::new(frame, context);
         reader.read_all(fields.attributes)?;
         let announced = read_field(frame, fields.nlri, context, "NLRI")?;
-        assemble(frame, context, &fields, withdrawn, reader, announced)
+        assemble(frame, context, &fields, withdrawn, &mut reader, announced)
     }
 }
 
@@ -133,7 +133,7 @@ fn assemble(
     context: &DecodeContext,
     fields: &Fields<'_>,
     withdrawn: Field,
-    mut reader: AttributeReader<'_>,
+    reader: &mut AttributeReader<'_>,
     announced: Field,
 ) -> Result<Update, MessageError> {
     let in_field = announced.nlri.as_ref().is_some_and(|nlri| !nlri.is_empty());
@@ -142,7 +142,7 @@ fn assemble(
     if in_field || in_mp_reach {
         reader.check_mandatory(in_field, offset_in(frame, fields.attributes));
     }
-    if !in_field && in_mp_reach {
+    if fields.nlri.is_empty() {
         reader.forgive_next_hop();
     }
     let as_withdrawn =
@@ -157,7 +157,7 @@ fn assemble(
     }
 
     let mut update = Update::default();
-    let end_of_rib = end_of_rib(fields, &reader);
+    let end_of_rib = end_of_rib(fields, reader);
     push_withdrawn(&mut update, withdrawn.nlri);
     update.issues.extend(withdrawn.issue);
     update.issues.extend(announced.issue);
@@ -171,7 +171,7 @@ fn assemble(
             push_withdrawn(&mut update, Some(nlri));
         }
     } else {
-        announce(&mut update, &mut reader, announced.nlri, mp_reach);
+        announce(&mut update, reader, announced.nlri, mp_reach);
     }
     if !reader.faults.is_empty() {
         update.issues.extend(reader.faults.drain(..).map(|fault| fault.issue));
@@ -205,12 +205,15 @@ fn end_of_rib(fields: &Fields<'_>, reader: &AttributeReader<'_>) -> Option<Resul
     }
 }
 
-/// One list per family: treated-as-withdrawn routes join those withdrawn in words.
+/// One list per family, in wire order of the families: treated-as-withdrawn routes join those withdrawn in words.
 fn push_withdrawn(update: &mut Update, nlri: Option<Nlri>) {
     let Some(nlri) = nlri.filter(|nlri| !nlri.is_empty()) else { return };
     match update.withdrawn.iter_mut().find(|other| other.family() == nlri.family()) {
         Some(other) => *other = other.join(&nlri),
-        None => update.withdrawn.push(nlri),
+        None => {
+            update.withdrawn.push(nlri);
+            update.withdrawn.sort_by_key(Nlri::family);
+        }
     }
 }
 

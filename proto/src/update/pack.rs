@@ -311,20 +311,13 @@ fn pack<P: NlriPrefix>(
     head: impl Fn(&mut BytesMut),
     tail: impl Fn(usize, &mut BytesMut),
 ) -> usize {
-    let mut prefixes = prefixes.into_iter().peekable();
+    let mut prefixes = prefixes.into_iter();
+    let mut pending = prefixes.next();
     let mut messages = 0;
-    while prefixes.peek().is_some() {
+    while pending.is_some() {
         let start = start_message(MessageType::Update, out);
         head(out);
-        let limit = out.len() + room;
-        while let Some((path_id, prefix)) =
-            prefixes.next_if(|(_, prefix)| out.len() + octets_of(prefix, add_path) <= limit)
-        {
-            if add_path {
-                out.put_u32(path_id);
-            }
-            prefix.write(out);
-        }
+        pending = fill(pending, &mut prefixes, add_path, room, out);
         tail(start, out);
         finish_message(start, out);
         messages += 1;
@@ -332,6 +325,39 @@ fn pack<P: NlriPrefix>(
     messages
 }
 
-fn octets_of<P: NlriPrefix>(prefix: &P, add_path: bool) -> usize {
-    1 + usize::from(prefix.bits()).div_ceil(8) + if add_path { 4 } else { 0 }
+/// Appends prefixes until the next does not fit `room`, and returns that one. They are gathered on
+/// the stack at fixed places first: appending a few octets at a time is what packing would
+/// otherwise spend its time on.
+fn fill<P: NlriPrefix>(
+    mut pending: Option<(PathId, P)>,
+    prefixes: &mut impl Iterator<Item = (PathId, P)>,
+    add_path: bool,
+    room: usize,
+    out: &mut BytesMut,
+) -> Option<(PathId, P)> {
+    const GATHER: usize = 512;
+    let identifier = if add_path { 4 } else { 0 };
+    let mut gathered = [0; GATHER + 4 + 17];
+    let (mut length, mut left) = (0, room);
+    while let Some((path_id, prefix)) = pending {
+        let octets = identifier + 1 + usize::from(prefix.bits()).div_ceil(8);
+        if octets > left {
+            break;
+        }
+        if add_path && let Some(place) = gathered[length..].first_chunk_mut() {
+            *place = path_id.to_be_bytes();
+        }
+        if let Some(place) = gathered[length + identifier..].first_chunk_mut() {
+            prefix.put(place);
+        }
+        length += octets;
+        left -= octets;
+        if length > GATHER {
+            out.put_slice(&gathered[..length]);
+            length = 0;
+        }
+        pending = prefixes.next();
+    }
+    out.put_slice(&gathered[..length]);
+    pending
 }

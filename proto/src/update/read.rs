@@ -127,12 +127,12 @@ impl<'a> AttributeReader<'a> {
         }
     }
 
-    /// A malformed NEXT_HOP is of no consequence where only MP_REACH_NLRI has routes: it is to be
-    /// ignored there (RFC 4760 §3).
+    /// A malformed NEXT_HOP is of no consequence in a message without an NLRI field: it is to be
+    /// ignored there (RFC 4760 §3). Routers send 0.0.0.0 in it.
     pub(super) fn forgive_next_hop(&mut self) {
         for fault in &mut self.faults {
-            if fault.issue.attribute == Some(code::NEXT_HOP) {
-                fault.issue.treatment = fault.issue.treatment.min(Treatment::AttributeDiscard);
+            if fault.issue.attribute == Some(code::NEXT_HOP) && !self.junk {
+                fault.issue.treatment = Treatment::Ignore;
             }
         }
     }

@@ -133,6 +133,15 @@ fn octets_behind_the_last_attribute() {
     assert_eq!((treatment, attribute, offset), (TreatAsWithdraw, None, place));
 }
 
+/// The order of the families does not depend on which field or treatment the routes came by.
+#[test]
+fn withdrawn_families_stand_in_order() {
+    let frame = message(&[], &[MP_UNREACH, &[0x40, 1, 1, 9], AS_PATH, NEXT_HOP], NLRI);
+    let (.., update) = finding(&frame, &internal());
+    let families: Vec<_> = update.withdrawn.iter().map(Nlri::family).collect();
+    assert_eq!(families, Family::ALL);
+}
+
 /// RFC 7606 §5.2: nobody knows whether routes stood in what was lost.
 #[test]
 fn malformed_attributes_without_routes_reset() {
@@ -360,8 +369,12 @@ fn next_hop_is_not_needed_nor_checked_with_mp_reach_only() {
     let bad = [0x40, 3, 1, 0];
     let frame = message(&[], &[MP_REACH, ORIGIN, AS_PATH, &bad], &[]);
     let (treatment, attribute, _, update) = finding(&frame, &external());
-    assert_eq!((treatment, attribute), (AttributeDiscard, Some(3)));
+    assert_eq!((treatment, attribute), (Ignore, Some(3)));
     assert_eq!(update.announced.len(), 1);
+    let zero = [0x40, 3, 4, 0, 0, 0, 0];
+    let frame = message(&[], &[ORIGIN, AS_PATH, &zero, MP_UNREACH], &[]);
+    let (treatment, _, _, update) = finding(&frame, &external());
+    assert_eq!((treatment, update.withdrawn.len()), (Ignore, 1));
 }
 
 #[test]
