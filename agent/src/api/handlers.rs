@@ -227,8 +227,11 @@ pub(super) async fn routes<B: Backend>(
             ));
         }
     };
-    let permit =
-        api.tables.clone().acquire_owned().await.expect("invariant: the semaphore is never closed");
+    // A single destination is small and waits for nobody.
+    let permit = match selector {
+        RouteSelector::All => api.tables.clone().acquire_owned().await.ok(),
+        RouteSelector::Exact(_) | RouteSelector::Longest(_) => None,
+    };
     let only_from = peer.filter(|_| table == RouteTable::All);
     let mut found = api.backend.routes(RouteQuery { table, selector, family }).await?;
     if let Some(name) = only_from {

@@ -43,8 +43,8 @@ pub const DEFAULT_SOCKET: &str = "/run/routelet/routelet.sock";
 /// Octets a request may have: the file of a large cluster fits.
 const MAX_REQUEST: usize = 16 << 20;
 
-/// Answers with a whole table that may be under way at once; others wait.
-const MAX_TABLES: usize = 4;
+/// Answers with a whole table that may be under way at once, each with a copy of it; others wait.
+const MAX_TABLES: usize = 2;
 
 /// What handlers share.
 pub(crate) struct Api<B> {

@@ -65,7 +65,7 @@ pub(super) fn routes<B: Backend>(
     routes: Vec<RouteView>,
     format: Format,
     now: Instant,
-    permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 ) -> Response {
     let (sender, receiver) = mpsc::channel(2);
     tokio::spawn(async move {

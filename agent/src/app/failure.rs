@@ -14,7 +14,7 @@ pub fn install_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let words = words(panic);
         if let Some(daemon) = DAEMON.get() {
-            tracing::error!(reason = %words, "internal error");
+            tracing::error!(reason = %words, "internal error: this is a bug, please report it with this line");
             // Full: a panic is on its way already, and one is enough.
             let _ = daemon.try_send(words);
         } else {
