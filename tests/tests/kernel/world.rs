@@ -96,8 +96,9 @@ impl World {
 
     /// How many routes of ours there are in the main table.
     pub fn count(&self) -> anyhow::Result<usize> {
-        let four = self.ip("-4 route show proto 179")?.lines().count();
-        Ok(four + self.ip("-6 route show proto 179")?.lines().count())
+        let both = self.ip("-4 route show proto 179")? + &self.ip("-6 route show proto 179")?;
+        // A route of several hops is continued on lines that begin with a tab.
+        Ok(both.lines().filter(|line| !line.starts_with('\t')).count())
     }
 
     /// Waits until exactly these lines are shown for a prefix.

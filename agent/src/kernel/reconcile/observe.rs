@@ -163,7 +163,11 @@ impl Reconciler {
                     self.repaired += 1;
                 }
                 self.write_problem = None;
-                if !self.settled(id) {
+                if doubt && self.table.get(id).is_some_and(|route| route.want() != Want::Nothing) {
+                    // Counted as a loss, so that who deletes in this very moment is answered
+                    // slowly too.
+                    self.lost(id, true, Culprit::Unseen, now);
+                } else if !self.settled(id) {
                     self.push(id);
                 }
             }
