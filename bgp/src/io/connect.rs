@@ -2,16 +2,21 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::SockaddrStorage;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use super::sockopt;
 use crate::core::config::PeerConfig;
+
+/// How old what is known of the host's subnets may be.
+const SUBNETS_VALID: Duration = Duration::from_millis(200);
 
 /// Connects to the peer. How long that may take is the session machine's to say: it drops the
 /// attempt when ConnectRetryTime has passed.
@@ -110,17 +115,46 @@ pub fn shared_interface(local: SocketAddr, remote: SocketAddr) -> u32 {
     {
         return remote.scope_id();
     }
-    let Ok(interfaces) = getifaddrs() else { return 0 };
-    interfaces
+    subnets()
+        .iter()
+        .filter(|subnet| {
+            same_subnet(subnet.own, local.ip(), subnet.mask)
+                && same_subnet(subnet.own, remote.ip(), subnet.mask)
+        })
+        // On the loopback interface our end may be any address of its subnet.
+        .max_by_key(|subnet| subnet.own == local.ip())
+        .and_then(|subnet| if_nametoindex(subnet.interface.as_str()).ok())
+        .unwrap_or(0)
+}
+
+/// A subnet that the host is on.
+struct Subnet {
+    interface: String,
+    own: IpAddr,
+    mask: IpAddr,
+}
+
+/// The subnets the host is on, at most [`SUBNETS_VALID`] old: when a thousand peers connect at
+/// once the kernel is not asked a thousand times.
+fn subnets() -> Arc<[Subnet]> {
+    static LATEST: Mutex<Option<(Instant, Arc<[Subnet]>)>> = Mutex::new(None);
+    let mut latest = LATEST.lock().expect("invariant: no holder panics");
+    let now = Instant::now();
+    if let Some((at, subnets)) = &*latest
+        && now.duration_since(*at) < SUBNETS_VALID
+    {
+        return subnets.clone();
+    }
+    let subnets: Arc<[Subnet]> = getifaddrs()
+        .into_iter()
+        .flatten()
         .filter_map(|interface| {
             let (own, mask) = (ip_address(interface.address)?, ip_address(interface.netmask)?);
-            let shared = same_subnet(own, local.ip(), mask) && same_subnet(own, remote.ip(), mask);
-            // On the loopback interface our end may be any address of its subnet.
-            shared.then(|| (own == local.ip(), interface.interface_name))
+            Some(Subnet { interface: interface.interface_name, own, mask })
         })
-        .max_by_key(|(exact, _)| *exact)
-        .and_then(|(_, name)| if_nametoindex(name.as_str()).ok())
-        .unwrap_or(0)
+        .collect();
+    *latest = Some((now, subnets.clone()));
+    subnets
 }
 
 fn ip_address(storage: Option<SockaddrStorage>) -> Option<IpAddr> {

@@ -1,6 +1,10 @@
 //! Timers, back-off, stopping and coming back.
 
-use routelet_proto::{CeaseSubcode, ErrorCode, OpenSubcode, Update};
+use bytes::BytesMut;
+use routelet_proto::update::pack_end_of_rib;
+use routelet_proto::{
+    CeaseSubcode, EncodeContext, ErrorCode, Family, Issue, OpenSubcode, Treatment, Update,
+};
 
 use super::pair::Pair;
 use super::*;
@@ -505,6 +509,61 @@ fn updates_come_in_batches_and_before_what_follows_them() {
     bench.session.handle_closed(bench.now, id, "reset".to_owned());
     assert_eq!(brief(&bench.outputs()), "updates:3 close down");
     assert_eq!(bench.session.view().counters.received[1], 3);
+}
+
+#[test]
+fn octets_become_events_wherever_they_are_cut() {
+    let context = EncodeContext {
+        four_octet_as: true,
+        max_len: 4096,
+        add_path: FamilySet::EMPTY,
+        extended_next_hop: false,
+    };
+    let mut octets = BytesMut::new();
+    let open = open_from(&Bench::new(external()).session, [10, 0, 0, 2]);
+    for message in [Message::Open(open), Message::Keepalive, Message::Keepalive] {
+        message.encode(&context, &mut octets);
+    }
+    pack_end_of_rib(Family::Ipv4Unicast, &mut octets);
+    pack_end_of_rib(Family::Ipv6Unicast, &mut octets);
+    for cut in 0..=octets.len() {
+        let mut bench = Bench::new(external());
+        let id = bench.connect();
+        bench.session.handle_connected(bench.now, id, endpoints());
+        let mut buffer = BytesMut::from(&octets[..cut]);
+        bench.session.handle_octets(bench.now, id, cut, &mut buffer);
+        buffer.extend_from_slice(&octets[cut..]);
+        bench.session.handle_octets(bench.now, id, octets.len() - cut, &mut buffer);
+        assert!(buffer.is_empty());
+        let counters = bench.session.view().counters;
+        assert_eq!(counters.received, [1, 2, 0, 2, 0], "cut at {cut}");
+        assert_eq!(counters.octets_received, octets.len() as u64);
+        // Behind a wrong header nothing is read any more.
+        let mut buffer = BytesMut::from(&[0; 64][..]);
+        bench.session.handle_octets(bench.now, id, 64, &mut buffer);
+        assert!(brief(&bench.outputs()).ends_with("up updates:2 1/1 close down"));
+    }
+}
+
+#[test]
+fn a_family_that_cannot_be_read_ends_the_session() {
+    let mut bench = Bench::new(external());
+    let id = bench.establish();
+    let issue = |treatment| Issue {
+        treatment,
+        attribute: Some(14),
+        offset: 23,
+        detail: "MP_REACH_NLRI: made up".to_owned(),
+    };
+    let with =
+        |treatment| Message::Update(Update { issues: vec![issue(treatment)], ..Update::default() });
+    bench.message(id, with(Treatment::TreatAsWithdraw));
+    bench.message(id, with(Treatment::AttributeDiscard));
+    assert_eq!(brief(&bench.outputs()), "updates:2");
+    bench.message(id, with(Treatment::DisableFamily(Family::Ipv6Unicast.afi_safi())));
+    assert_eq!(brief(&bench.outputs()), "3/9 close down");
+    let counters = bench.session.view().counters;
+    assert_eq!((counters.treated_as_withdrawn, counters.attributes_discarded), (1, 1));
 }
 
 #[test]

@@ -223,7 +223,7 @@ impl Checker {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
     #[test]
     fn any_sequence_of_events(steps in proptest::collection::vec(step(), 1..120), gr in any::<bool>()) {
         let mut config = peer(LOCAL_AS, REMOTE_AS);
