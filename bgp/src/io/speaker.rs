@@ -237,7 +237,12 @@ impl SpeakerThread {
     }
 
     async fn apply(&mut self, config: Arc<SpeakerConfig>) {
-        for action in self.speaker.apply_config(now(), config) {
+        let actions = self.speaker.apply_config(now(), config);
+        // First all that goes: an address may pass from one peer to another.
+        for action in &actions {
+            self.give_up_address(action);
+        }
+        for action in actions {
             match action {
                 PeerAction::Start(peer, config) => self.start_session(peer, config),
                 PeerAction::Update(peer, config, reset) => {
@@ -245,6 +250,20 @@ impl SpeakerThread {
                 }
                 PeerAction::Stop(peer) => self.stop_session(peer).await,
             }
+        }
+    }
+
+    fn give_up_address(&self, action: &PeerAction) {
+        let (peer, new) = match action {
+            PeerAction::Start(..) => return,
+            PeerAction::Update(peer, config, _) => (peer, Some(config)),
+            PeerAction::Stop(peer) => (peer, None),
+        };
+        let Some(link) = self.sessions.get(peer) else { return };
+        let old = &link.config;
+        if new.is_none_or(|new| (old.address, &old.interface) != (new.address, &new.interface)) {
+            self.shared.directory.remove(old);
+            self.set_listener_key(old, None);
         }
     }
 
@@ -274,10 +293,6 @@ impl SpeakerThread {
         let Some(link) = self.sessions.get_mut(&peer) else { return };
         let old = std::mem::replace(&mut link.config, config.clone());
         let commands = link.commands.clone();
-        if (old.address, &old.interface) != (config.address, &config.interface) {
-            self.shared.directory.remove(&old);
-            self.set_listener_key(&old, None);
-        }
         self.shared.directory.insert(&config, commands);
         if (old.address, &old.password) != (config.address, &config.password) {
             self.set_password(&config);
@@ -287,8 +302,6 @@ impl SpeakerThread {
 
     async fn stop_session(&mut self, peer: PeerId) {
         let Some(link) = self.sessions.remove(&peer) else { return };
-        self.shared.directory.remove(&link.config);
-        self.set_listener_key(&link.config, None);
         // A task that is gone needs no telling.
         let _ = link.commands.send(Command::End(Stop::Deconfigured)).await;
     }

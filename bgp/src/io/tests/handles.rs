@@ -272,6 +272,32 @@ async fn a_stop_for_good_takes_the_routes_away() {
     two.handles[0].stop(StopMode::Restart).await;
 }
 
+/// The addresses of two peers are swapped in one configuration, and one is renamed: each address
+/// is still some peer's.
+#[tokio::test]
+async fn addresses_pass_from_peer_to_peer() {
+    let (hub, near, far) = (address("127.20.7.1"), address("127.20.7.2"), address("127.20.7.3"));
+    let (handle, listens_on) = start(hub, &[]).await;
+    let named = |name: &str, remote: Ipv4Addr| PeerConfig {
+        name: name.into(),
+        passive: true,
+        ..peer(hub, (remote, 1).into())
+    };
+    for names in [["a", "b"], ["b", "a"], ["b", "c"], ["c", "b"], ["d", "c"]] {
+        let peers = vec![named(names[0], near), named(names[1], far)];
+        handle.apply(config(hub, &[], peers)).await.unwrap();
+        for (name, remote) in [(names[0], near), (names[1], far)] {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((remote, 0).into()).unwrap();
+            let mut played = Played::new(socket.connect(listens_on).await.unwrap());
+            // Not the Cease for a session of before, but an OPEN: it is known.
+            assert!(matches!(played.receive().await, Some(Message::Open(_))), "{names:?} {name}");
+        }
+    }
+    assert_eq!(handle.strangers(), 0);
+    handle.stop(StopMode::Restart).await;
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_refused_with_words() {
     let (handle, listens_on) = start(address("127.20.5.1"), &[]).await;

@@ -251,6 +251,12 @@ async fn a_minimum_ttl_lets_neighbours_in_and_nobody_else() {
     assert!(node.events.try_recv().is_err());
 }
 
+/// For the figure that a run prints; nothing is asserted of it.
+fn resident_pages() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_sessions_come_up() {
     const COUNT: u16 = 1000;
@@ -268,7 +274,7 @@ async fn a_thousand_sessions_come_up() {
     let (sender, mut events) = mpsc::channel(EVENT_QUEUE);
     let at_hub = node.listens_on();
     let mut keep = Vec::new();
-    let started = tokio::time::Instant::now();
+    let (started, pages_before) = (tokio::time::Instant::now(), resident_pages());
     for (number, remote) in remotes.iter().enumerate() {
         let (commands, receiver) = mpsc::channel(4);
         keep.push(commands);
@@ -299,7 +305,8 @@ async fn a_thousand_sessions_come_up() {
         }
     })
     .await;
-    println!("{COUNT} sessions, both ends, in {:?}", started.elapsed());
+    let (took, pages) = (started.elapsed(), resident_pages() - pages_before);
+    println!("{COUNT} sessions, both ends: {took:?}, {} kB resident", pages * 4);
 }
 
 #[tokio::test]
