@@ -138,7 +138,7 @@ impl Backend for Fake {
 
     async fn route_status(&self, prefixes: Vec<IpNet>) -> Vec<Option<RouteStatus>> {
         let status = |prefix: IpNet| match prefix.to_string().as_str() {
-            "10.244.2.0/24" => Some(RouteStatus::Installed),
+            "10.244.1.0/24" | "10.244.2.0/24" => Some(RouteStatus::Installed),
             "10.244.10.0/24" => Some(RouteStatus::Failed("File exists: bird has it".to_owned())),
             _ => None,
         };

@@ -144,7 +144,7 @@ fn routes_tell_why_they_are_not_in_the_kernel() {
     assert_eq!(
         told,
         [
-            ("no: it starts here", "best: the only path"),
+            ("no: it starts here (blackhole)", "best: the only path"),
             ("yes", "best at step 3 (AS_PATH length)"),
             ("no: not best, lost at step 3 (AS_PATH length)", "lost at step 3 (AS_PATH length)"),
             ("yes", "multipath"),

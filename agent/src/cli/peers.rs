@@ -106,7 +106,9 @@ fn row(peer: &Peer, wide: bool) -> Vec<String> {
             number(peer.pending),
         ]);
     }
-    row.push(last_error(peer));
+    // A refused attempt before a session that has been up ever since is no news.
+    let news = peer.state != "Established" || peer.flaps > 0;
+    row.push(if news { last_error(peer) } else { String::new() });
     row
 }
 

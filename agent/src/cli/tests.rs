@@ -71,6 +71,21 @@ PEER          NAME      KIND       AS      STATE         UPTIME   RECEIVED   ACC
 }
 
 #[test]
+fn what_was_wrong_before_the_first_session_is_no_news() {
+    let mut fake = Fake::new();
+    for (session, _) in &mut fake.peers {
+        session.flaps = 0;
+        session.last_error = Some(("connection refused".to_owned(), fake.now));
+    }
+    let peers = convert::peers(&fake.peers, fake.now);
+    let mut out = Vec::new();
+    peers::table(&peers, Format::Table, &mut out).unwrap();
+    let out = String::from_utf8(out).unwrap();
+    let told: Vec<bool> = out.lines().skip(1).map(|line| line.contains("refused")).collect();
+    assert_eq!(told, [false, false, false, true], "{out}");
+}
+
+#[test]
 fn the_wide_list_of_peers() {
     let fake = Fake::new();
     let peers = convert::peers(&fake.peers, fake.now);

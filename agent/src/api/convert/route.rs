@@ -25,6 +25,13 @@ fn kernel_words(route: &RouteView, status: Option<&RouteStatus>) -> String {
         PathReason::Best(_) | PathReason::Multipath => {}
     }
     match (route.not_installed, status) {
+        // What stands behind our own pod CIDR is a blackhole.
+        (Some(NotInstalled::Local), Some(RouteStatus::Installed)) => {
+            "no: it starts here (blackhole)".to_owned()
+        }
+        (Some(NotInstalled::Local), Some(RouteStatus::Failed(why))) => {
+            format!("failed: its blackhole: {why}")
+        }
         (Some(NotInstalled::NoKernel), _) => "no: kernel.enabled is false".to_owned(),
         (Some(why), _) => format!("no: {why}"),
         (None, Some(RouteStatus::Installed)) => "yes".to_owned(),
