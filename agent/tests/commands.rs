@@ -36,6 +36,7 @@ fn help_lists_every_command() {
         "stop",
         "check",
         "plan",
+        "decode",
         "lab",
         "completion",
         "version",
