@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use routelet_proto::{
-    Announcement, CeaseSubcode, ErrorCode, Family, FamilySet, NlriPrefix, Notification,
+    Announcement, CeaseSubcode, ErrorCode, Family, FamilySet, NlriPrefix, Notification, PathId,
     RefreshSubtype, RouteRefresh, Update,
 };
+use smallvec::SmallVec;
 
 use super::import::Verdict;
 use super::peers::Slot;
@@ -86,11 +87,7 @@ impl Speaker {
             return;
         }
         for nlri in &update.withdrawn {
-            with_family!(self, nlri.family(), rib => {
-                for (path_id, prefix) in nlri.iter() {
-                    rib.withdraw(&mut self.shared, slot, prefix, path_id);
-                }
-            });
+            with_family!(self, nlri.family(), rib => rib.withdraw(&mut self.shared, slot, nlri));
         }
         for announcement in &update.announced {
             let family = announcement.nlri.family();
@@ -229,14 +226,18 @@ fn announce<P: NlriPrefix>(
             received
         }
     };
-    for (path_id, prefix) in announcement.nlri.iter::<P>() {
+    // Look-ups that wait for memory overlap when nothing else is between them.
+    let destinations: SmallVec<[(PathId, u32); 8]> = announcement
+        .nlri
+        .iter()
+        .map(|(path_id, prefix)| (path_id, rib.table.find_or_insert(prefix)))
+        .collect();
+    for (path_id, id) in destinations {
+        let prefix = rib.table[id].prefix.into();
         let accepted = !refused
-            && matches!(
-                shared.import(slot).check_prefix(P::FAMILY, prefix.into()),
-                Verdict::Accept(_)
-            );
+            && matches!(shared.import(slot).check_prefix(P::FAMILY, prefix), Verdict::Accept(_));
         let path = Imported { received, attrs, rejected: !accepted };
-        rib.announce(shared, slot, prefix, path_id, path);
+        rib.place(shared, slot, id, path_id, path, 0);
     }
     shared.attrs.release(attrs);
     shared.attrs.release(received);

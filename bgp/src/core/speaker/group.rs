@@ -43,8 +43,6 @@ pub(super) struct Group {
     index: HashMap<Slot, usize, FixedState>,
     flags: Vec<u8>,
     places: Vec<u32>,
-    /// Destinations waiting to be withdrawn whose former source never held anything.
-    former: HashMap<u32, Slot, FixedState>,
     log: Log,
     exported: usize,
     by_source: HashMap<Slot, usize, FixedState>,
@@ -127,7 +125,6 @@ impl Group {
             index: HashMap::default(),
             flags: vec![0; end],
             places: vec![0; end],
-            former: HashMap::default(),
             log: Log::default(),
             exported: 0,
             by_source: HashMap::default(),
@@ -213,16 +210,14 @@ impl Group {
                 self.unlog(id, holds);
                 return false;
             }
-            self.log(id, holds);
-            if let (true, Some(old)) = (before & MOVED == 0, old) {
-                self.former.insert(id, old);
-            }
+            let former = old.filter(|_| before & MOVED == 0).unwrap_or(Slot::LOCAL);
+            self.log(id, former, holds);
             return true;
         };
         self.count(source, 1);
         let moved = if was && old == Some(source) {
             before & MOVED
-        } else if before & SENT != 0 && self.former.remove(&id) != Some(source) {
+        } else if before & SENT != 0 && self.former(id) != source {
             MOVED
         } else {
             0
@@ -233,8 +228,20 @@ impl Group {
             self.unlog(id, holds);
             return false;
         }
-        self.log(id, holds);
+        self.log(id, Slot::LOCAL, holds);
         true
+    }
+
+    /// The source of a destination that waits to be withdrawn, if it never held anything itself;
+    /// else ourselves, who are no member.
+    fn former(&self, id: u32) -> Slot {
+        let at = id as usize;
+        match self.flags.get(at) {
+            Some(flags) if flags & (EXPORTED | LOGGED) == LOGGED => {
+                self.log.former(self.places[at])
+            }
+            _ => Slot::LOCAL,
+        }
     }
 
     /// Whether the best path of the destination is exported.
@@ -359,17 +366,21 @@ impl Group {
         }
         let to = self.members.iter().map(|member| member.cursor).min();
         let to = to.unwrap_or_else(|| self.log.tail());
-        let (flags, former) = (&mut self.flags, &mut self.former);
+        let flags = &mut self.flags;
+        let mut gone = Vec::new();
         self.log.trim(to, |id| {
             let flags = &mut flags[id as usize];
             *flags &= !(LOGGED | MOVED);
             table[id].holds -= 1;
             if *flags & EXPORTED == 0 {
                 *flags = 0;
-                former.remove(&id);
-                table.free_if_unused(id);
+                gone.push(id);
             }
         });
+        // In a loop of its own: the processor then looks up several at once.
+        for id in gone {
+            table.free_if_unused(id);
+        }
         self.recent.retain(|batch| batch.end > to);
     }
 
@@ -383,7 +394,7 @@ impl Group {
     ) {
         let mut entries: Vec<Entry> = ids
             .map(|id| {
-                let mut entry = entry(&self.flags, &self.former, id, table);
+                let mut entry = entry(&self.flags, id, self.former(id), table);
                 if entry.source == slot {
                     entry = Entry { source: Slot::LOCAL, attrs: None, ..entry };
                 }
@@ -418,7 +429,7 @@ impl Group {
             Step::Own => entries.extend(
                 own.iter()
                     .filter(|id| self.exports(**id))
-                    .map(|id| entry(&self.flags, &self.former, *id, table)),
+                    .map(|id| entry(&self.flags, *id, Slot::LOCAL, table)),
             ),
             Step::Table(from) => {
                 end = u64::from(table.end());
@@ -430,14 +441,14 @@ impl Group {
                     // Our own have gone before.
                     let learned = table[id].best().is_some_and(|best| best.peer != Slot::LOCAL);
                     if learned && self.exports(id) {
-                        entries.push(entry(&self.flags, &self.former, id, table));
+                        entries.push(entry(&self.flags, id, Slot::LOCAL, table));
                     }
                 }
             }
             Step::Log(from) => {
                 end = self.log.tail();
-                for (behind, id) in self.log.from(from) {
-                    entries.push(entry(&self.flags, &self.former, id, table));
+                for (behind, (id, former)) in self.log.from(from) {
+                    entries.push(entry(&self.flags, id, former, table));
                     if entries.len() >= limit {
                         end = behind;
                         break;
@@ -480,16 +491,15 @@ impl Group {
         encoded
     }
 
-    fn log(&mut self, id: u32, holds: &mut u16) {
+    fn log(&mut self, id: u32, former: Slot, holds: &mut u16) {
         let at = id as usize;
         if self.flags[at] & LOGGED != 0 {
             self.log.remove(self.places[at]);
-            self.former.remove(&id);
         } else {
             self.flags[at] |= LOGGED;
             *holds += 1;
         }
-        self.places[at] = self.log.push(id);
+        self.places[at] = self.log.push(id, former);
         if self.log.is_sparse() {
             let cursors = self.members.iter_mut().flat_map(|member| {
                 let position = match &mut member.end_of_rib {
@@ -512,7 +522,6 @@ impl Group {
         if self.flags[at] & LOGGED != 0 {
             self.flags[at] &= !LOGGED;
             self.log.remove(self.places[at]);
-            self.former.remove(&id);
             *holds -= 1;
         }
     }
@@ -527,22 +536,14 @@ impl Group {
     }
 }
 
-/// What there is to say about a destination now.
-fn entry<P>(
-    flags: &[u8],
-    former: &HashMap<u32, Slot, FixedState>,
-    id: u32,
-    table: &Table<P>,
-) -> Entry {
+/// What there is to say about a destination now; `former` matters if it is a withdrawal.
+fn entry<P>(flags: &[u8], id: u32, former: Slot, table: &Table<P>) -> Entry {
     let flags = flags.get(id as usize).copied().unwrap_or(0);
     match table[id].best().filter(|_| flags & EXPORTED != 0) {
         Some(best) => {
             Entry { source: best.peer, attrs: Some(best.attrs), id, moved: flags & MOVED != 0 }
         }
-        None => {
-            let source = former.get(&id).copied().unwrap_or(Slot::LOCAL);
-            Entry { source, attrs: None, id, moved: false }
-        }
+        None => Entry { source: former, attrs: None, id, moved: false },
     }
 }
 

@@ -8,6 +8,8 @@
 
 use std::collections::VecDeque;
 
+use super::peers::Slot;
+
 const EMPTY: u32 = u32::MAX;
 /// Below this many empty places compaction is not worth its work.
 const SLACK: usize = 4096;
@@ -16,7 +18,8 @@ const SLACK: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Log {
     base: u64,
-    entries: VecDeque<u32>,
+    /// Destination, and the former source of one that is to be withdrawn.
+    entries: VecDeque<(u32, Slot)>,
     live: usize,
 }
 
@@ -31,33 +34,43 @@ impl Log {
         self.live
     }
 
-    /// Appends a destination that is not in it; its place.
-    pub(super) fn push(&mut self, id: u32) -> u32 {
-        self.entries.push_back(id);
+    /// Appends a destination that is not in it; its place. `former` is a source that never held
+    /// what is to be withdrawn, [`Slot::LOCAL`] if there is none.
+    pub(super) fn push(&mut self, id: u32, former: Slot) -> u32 {
+        self.entries.push_back((id, former));
         self.live += 1;
         place(self.tail() - 1)
     }
 
     /// Empties a place.
     pub(super) fn remove(&mut self, place: u32) {
-        let index = place.wrapping_sub(self.base as u32) as usize;
-        self.entries[index] = EMPTY;
+        let index = self.index(place);
+        self.entries[index].0 = EMPTY;
         self.live -= 1;
     }
 
+    /// The former source in a place.
+    pub(super) fn former(&self, place: u32) -> Slot {
+        self.entries[self.index(place)].1
+    }
+
+    const fn index(&self, place: u32) -> usize {
+        place.wrapping_sub(self.base as u32) as usize
+    }
+
     /// What stands from position `from` on, with the positions behind each.
-    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (u64, u32)> + '_ {
+    pub(super) fn from(&self, from: u64) -> impl Iterator<Item = (u64, (u32, Slot))> + '_ {
         let skip = usize::try_from(from.saturating_sub(self.base)).unwrap_or(usize::MAX);
         let skip = skip.min(self.entries.len());
         (self.base + skip as u64 + 1..)
             .zip(self.entries.range(skip..).copied())
-            .filter(|(_, id)| *id != EMPTY)
+            .filter(|(_, (id, _))| *id != EMPTY)
     }
 
     /// Drops everything before position `to`, which all members have passed.
     pub(super) fn trim(&mut self, to: u64, mut dropped: impl FnMut(u32)) {
         while self.base < to {
-            let Some(id) = self.entries.pop_front() else { break };
+            let Some((id, _)) = self.entries.pop_front() else { break };
             self.base += 1;
             if id != EMPTY {
                 self.live -= 1;
@@ -79,13 +92,13 @@ impl Log {
         cursors.sort_unstable_by_key(|cursor| **cursor);
         let mut cursors = cursors.iter_mut().filter(|cursor| ***cursor >= self.base).peekable();
         let mut kept = VecDeque::with_capacity(self.live);
-        for (position, id) in (self.base..).zip(&self.entries) {
+        for (position, (id, former)) in (self.base..).zip(&self.entries) {
             let new = self.base + kept.len() as u64;
             while let Some(cursor) = cursors.next_if(|cursor| ***cursor <= position) {
                 **cursor = new;
             }
             if *id != EMPTY {
-                kept.push_back(*id);
+                kept.push_back((*id, *former));
                 moved(*id, place(new));
             }
         }
@@ -110,25 +123,26 @@ mod tests {
         let mut log = Log::default();
         let mut places = [0_u32; 10];
         for id in 0..10 {
-            places[id as usize] = log.push(id);
+            places[id as usize] = log.push(id, Slot::LOCAL);
         }
         let mut slow = 3;
         for round in 0..3000 {
             let id = (round * 7 % 10) as usize;
             log.remove(places[id]);
-            places[id] = log.push(id as u32);
+            places[id] = log.push(id as u32, Slot(7));
         }
         assert_eq!(log.live(), 10);
-        let expected: Vec<u32> = log.from(slow).map(|(_, id)| id).collect();
+        let expected: Vec<u32> = log.from(slow).map(|(_, (id, _))| id).collect();
         assert_eq!(expected.len(), 10);
         let mut tail = log.tail();
         let mut middle = log.from(0).nth(4).unwrap().0;
         log.compact(&mut [&mut slow, &mut tail, &mut middle], |id, place| {
             places[id as usize] = place;
         });
-        assert_eq!(log.from(slow).map(|(_, id)| id).collect::<Vec<_>>(), expected);
+        assert_eq!(log.from(slow).map(|(_, (id, _))| id).collect::<Vec<_>>(), expected);
         assert_eq!(tail, log.tail());
-        assert_eq!(log.from(middle).map(|(_, id)| id).collect::<Vec<_>>(), expected[5..]);
+        assert!(places.iter().all(|place| log.former(*place) == Slot(7)));
+        assert_eq!(log.from(middle).map(|(_, (id, _))| id).collect::<Vec<_>>(), expected[5..]);
         log.remove(places[expected[0] as usize]);
         let mut dropped = Vec::new();
         log.trim(tail, |id| dropped.push(id));

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
-use routelet_proto::{NextHop, NlriPrefix, Origin, PathAttributes, PathId};
+use routelet_proto::{NextHop, Nlri, NlriPrefix, Origin, PathAttributes, PathId};
+use smallvec::SmallVec;
 
 use super::Output;
 use super::attrs::AttrId;
@@ -53,21 +54,8 @@ impl<P: NlriPrefix> Rib<P> {
         }
     }
 
-    /// A peer announces a path.
-    pub(super) fn announce(
-        &mut self,
-        shared: &mut Shared,
-        slot: Slot,
-        prefix: P,
-        path_id: PathId,
-        path: Imported,
-    ) {
-        let id = self.table.find_or_insert(prefix);
-        self.place(shared, slot, id, path_id, path, 0);
-    }
-
-    /// Sets a peer's path; `keep` are flags that a path already there does not lose.
-    fn place(
+    /// Sets a peer's path of a destination; `keep` are flags that a path already there does not lose.
+    pub(super) fn place(
         &mut self,
         shared: &mut Shared,
         slot: Slot,
@@ -134,9 +122,14 @@ impl<P: NlriPrefix> Rib<P> {
         }
     }
 
-    /// A peer withdraws a path.
-    pub(super) fn withdraw(&mut self, shared: &mut Shared, slot: Slot, prefix: P, path_id: PathId) {
-        if let Some(id) = self.table.find(&prefix) {
+    /// A peer withdraws paths.
+    pub(super) fn withdraw(&mut self, shared: &mut Shared, slot: Slot, nlri: &Nlri) {
+        // Look-ups that wait for memory overlap when nothing else is between them.
+        let known: SmallVec<[(PathId, u32); 8]> = nlri
+            .iter()
+            .filter_map(|(path_id, prefix)| Some((path_id, self.table.find(&prefix)?)))
+            .collect();
+        for (path_id, id) in known {
             self.remove(shared, slot, id, |path| path.path_id == path_id);
         }
     }
@@ -156,7 +149,7 @@ impl<P: NlriPrefix> Rib<P> {
 
     fn remove(&mut self, shared: &mut Shared, slot: Slot, id: u32, which: impl Fn(&Path) -> bool) {
         let goes = |path: &Path| path.peer == slot && which(path);
-        if !self.table[id].paths.iter().any(&goes) {
+        if !self.table.get(id).is_some_and(|destination| destination.paths.iter().any(&goes)) {
             return;
         }
         let mut gone = Paths::new();
