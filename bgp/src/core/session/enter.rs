@@ -19,6 +19,9 @@ use crate::core::peer::{DownReason, PeerUp, State};
 pub(super) const LARGE_HOLD_TIME: Duration = Duration::from_secs(240);
 /// How long the peer has to settle a collision that is its to settle.
 const DEFERRAL: Duration = Duration::from_secs(5);
+/// A connection accepted so soon after the session came up was on its way before: the peer opened
+/// it in the same simultaneous start, and has not restarted since.
+const SIMULTANEOUS: Duration = Duration::from_secs(1);
 /// Least time for one attempt to connect, so that a lost SYN is sent again within it.
 const MIN_ATTEMPT: Duration = Duration::from_secs(4);
 
@@ -164,7 +167,8 @@ impl Session {
                     return false;
                 }
                 State::Established => {
-                    let newer = other.established.is_none_or(|since| created >= since);
+                    let newer =
+                        other.established.is_none_or(|since| created >= since + SIMULTANEOUS);
                     let restarts =
                         other.negotiated.as_ref().is_some_and(|n| n.graceful_restart.is_some());
                     if newer && restarts {
