@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         ("commands::no_daemon", no_daemon),
         ("commands::checks_exit_non_zero_while_a_peer_is_down", checks),
         ("peers::garbage_gets_the_notification_and_harms_nobody", garbage),
+        ("peers::a_simultaneous_start_is_no_restart", simultaneous),
         ("peers::strangers_are_refused", strangers),
         ("life::kill_9_leaves_routes_and_a_start_adopts_them", crash),
         ("life::stop_leaves_routes_and_withdraw_takes_them", stop),
@@ -80,6 +81,7 @@ impl Pair {
         Ok(())
     }
 
+    /// How often each node's session has been reset.
     fn flaps(&self) -> anyhow::Result<Vec<u64>> {
         self.nodes.iter().map(|node| only_peer(node).map(|peer| number(&peer["flaps"]))).collect()
     }
@@ -120,6 +122,22 @@ fn one_line_error(output: &Output) -> anyhow::Result<String> {
     ensure!(!output.status.success(), "it succeeded");
     ensure!(text.lines().count() == 1, "not one line:\n{text}");
     Ok(text)
+}
+
+/// Both connect to each other at the same moment: one session comes of it, at once and for good.
+fn simultaneous(scene: &Scene) -> anyhow::Result<()> {
+    let mut pair = Pair::start(scene)?;
+    for _ in 0..5 {
+        for node in &mut pair.nodes {
+            node.kill();
+        }
+        for node in &mut pair.nodes {
+            node.start()?;
+        }
+        pair.exchanged()?;
+        ensure!(pair.flaps()? == [0, 0], "sessions came up and went: {:?}", pair.flaps()?);
+    }
+    Ok(())
 }
 
 fn bad_file(scene: &Scene) -> anyhow::Result<()> {

@@ -69,7 +69,8 @@ fn ordinary_user(_: &Scene) -> anyhow::Result<()> {
 }
 
 fn missing_route(_: &Scene) -> anyhow::Result<()> {
-    let (output, text) = finished(&mut lab(&["--remove-route", "node-a=10.244.2.0/24"])?)?;
+    // Not on a node: its default route leads to the ToR, which knows the way.
+    let (output, text) = finished(&mut lab(&["--remove-route", "tor=10.244.3.0/24"])?)?;
     ensure!(output.status.code() == Some(1), "{}:\n{text}", output.status);
     ensure!(text.contains("NOT REACHED"), "it does not say who:\n{text}");
     Ok(())

@@ -137,7 +137,7 @@ impl Lab {
         }
         lans.push(behind);
 
-        let mut nodes = vec![Node::new("tor", &tor, &binary, &folder("tor"), &tor_yaml())?];
+        let mut nodes = vec![Node::new("tor", &tor, &binary, &folder("tor"), &tor_yaml(repair))?];
         let mut pods = Vec::new();
         for (name, subnet, number) in NODES {
             let netns = network.router(name)?;
@@ -338,7 +338,7 @@ kernel: {{enabled: true, repair: {repair}}}
     )
 }
 
-fn tor_yaml() -> String {
+fn tor_yaml(repair: bool) -> String {
     let mut peers = String::new();
     for (name, subnet, number) in NODES {
         let _ = writeln!(
@@ -359,6 +359,7 @@ peers:
   - {{name: pods6, cidr: 'fd44::/48'}}
   - {{name: servers, cidr: 198.51.100.0/24}}
   - {{name: servers6, cidr: '2001:db8:100::/64'}}
+kernel: {{enabled: true, repair: {repair}}}
 "
     )
 }

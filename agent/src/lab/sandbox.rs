@@ -24,12 +24,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Pid, getegid, geteuid, getpid};
 
@@ -37,6 +39,9 @@ use super::netns;
 
 /// Set in the environment of the process inside, taken out of that of its children.
 pub const MARKER: &str = "ROUTELET_SANDBOX";
+
+/// How often the outer process looks around.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What a sandbox offers to the outside while it runs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,7 +98,7 @@ pub fn enter(control: Control) -> anyhow::Result<()> {
         .env(MARKER, "1")
         .spawn()
         .context("cannot start the process inside the sandbox")?;
-    std::process::exit(supervise(child, listener))
+    std::process::exit(supervise(child, listener)?)
 }
 
 /// Finds the sandbox of this user that listens, if there is one.
@@ -183,66 +188,71 @@ fn settle() -> anyhow::Result<()> {
 }
 
 /// Waits for the process inside, passes an interrupt on as its end, answers on the control socket.
-fn supervise(mut child: Child, listener: Option<UnixListener>) -> i32 {
+/// One thread does it all: after the change of the process namespace the kernel allows no other.
+fn supervise(mut child: Child, listener: Option<UnixListener>) -> anyhow::Result<i32> {
     let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
-    // Fails for an invalid set only.
-    let _ = signals.thread_block();
-    let pid = i32::try_from(child.id()).expect("invariant: a process id is an i32");
-    if let Some(listener) = listener {
-        std::thread::spawn(move || answer(&listener, pid));
-    }
+    signals.thread_block().context("cannot block signals")?;
+    let interrupts = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .context("cannot wait for signals")?;
+    let pid = i32::try_from(child.id()).context("process id")?;
+    // Whoever asked for the end hears of it when this process ends, which is when all is gone.
+    let mut waiting = Vec::new();
     loop {
-        if let Ok(Some(status)) = child.try_wait() {
-            return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        if let Some(status) = child.try_wait().context("cannot wait for the sandbox")? {
+            return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
         }
-        match signals.wait() {
-            Ok(Signal::SIGCHLD) | Err(_) => {}
-            Ok(signal) => {
-                // Processes, namespaces and mounts inside all end with their first process.
-                let _ = child.kill();
-                let _ = child.wait();
-                return 128 + signal as i32;
-            }
+        if let Ok(Some(interrupt)) = interrupts.read_signal() {
+            // Processes, namespaces and mounts inside all end with their first process.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Ok(128 + i32::try_from(interrupt.ssi_signo).unwrap_or(0));
         }
+        if let Some(listener) = &listener
+            && let Ok((stream, _)) = listener.accept()
+            && let Some(stream) = answer(stream, pid)
+        {
+            let _ = child.kill();
+            waiting.push(stream);
+        }
+        std::thread::sleep(TICK);
     }
 }
 
-/// Serves the control socket: one word in, one line out, end of file when it is done.
-fn answer(listener: &UnixListener, pid: i32) {
+/// Serves a connection of the control socket: one word in, one line out. Gives it back if the word
+/// was to end.
+fn answer(mut stream: UnixStream, pid: i32) -> Option<UnixStream> {
     use io::{Read, Write};
-    for stream in listener.incoming().flatten() {
-        let mut stream = stream;
-        let Ok(peer) = getsockopt(&stream, PeerCredentials) else { continue };
-        // Seen from inside our user namespace, where there is one, its owner is 0 as we are.
-        if peer.uid() != 0 && peer.uid() != geteuid().as_raw() {
-            continue;
+    let peer = getsockopt(&stream, PeerCredentials).ok()?;
+    // Seen from inside our user namespace, where there is one, its owner is 0 as we are.
+    if peer.uid() != 0 && peer.uid() != geteuid().as_raw() {
+        return None;
+    }
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let mut word = [0; 8];
+    let length = stream.read(&mut word).ok()?;
+    match &word[..length] {
+        b"pid" => {
+            let _ = writeln!(stream, "{pid}");
+            None
         }
-        let mut word = [0; 8];
-        let length = stream.read(&mut word).unwrap_or(0);
-        match &word[..length] {
-            b"pid" => {
-                let _ = writeln!(stream, "{pid}");
-            }
-            b"down" => {
-                // The socket closes when this process ends, which is when everything is gone.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                std::mem::forget(stream);
-            }
-            _ => {}
-        }
+        b"down" => Some(stream),
+        _ => None,
     }
 }
 
 fn listen() -> anyhow::Result<UnixListener> {
-    UnixListener::bind_addr(&control_address()?).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("a lab of yours is already up: `routelet lab --down` takes it down")
-        }
-        _ => anyhow::Error::new(error).context("cannot open the lab's control socket"),
-    })
+    let listener =
+        UnixListener::bind_addr(&control_address()?).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                anyhow::anyhow!("a lab of yours is already up: `routelet lab --down` takes it down")
+            }
+            _ => anyhow::Error::new(error).context("cannot open the lab's control socket"),
+        })?;
+    listener.set_nonblocking(true).context("cannot set the lab's control socket up")?;
+    Ok(listener)
 }
 
 fn dial() -> anyhow::Result<Option<UnixStream>> {
