@@ -272,8 +272,11 @@ fn checks(scene: &Scene) -> anyhow::Result<()> {
     pair.exchanged()
 }
 
+/// A name, octets, and code and subcode of the answer.
+type Garbage = (&'static str, fn() -> Vec<u8>, (u8, u8));
+
 /// What a peer says, and the NOTIFICATION that RFC 4271 §6 names.
-const GARBAGE: &[(&str, fn() -> Vec<u8>, (u8, u8))] = &[
+const GARBAGE: &[Garbage] = &[
     ("marker", || vec![0x55; 64], (1, 1)),
     ("length", || message(18, 4, &[]), (1, 2)),
     ("length-open", || message(20, 1, &[0]), (1, 2)),

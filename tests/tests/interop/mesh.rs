@@ -1,5 +1,7 @@
 //! Routers of the nodes' own AS: as a member of the mesh, as a reflector, and as a reflecting ToR.
 
+use std::net::IpAddr;
+
 use anyhow::ensure;
 use routelet::lab::node::Node;
 use routelet_tests::harness::Case;
@@ -223,6 +225,9 @@ fn clients(
     Ok(nodes)
 }
 
+/// Where a node's kernel sends packets of a family.
+type Gateways<'a> = &'a dyn Fn(&Place, usize) -> IpAddr;
+
 /// Each client has the other's pods with its next hop, ORIGINATOR_ID and CLUSTER_LIST. `gateways`
 /// says where the kernel sends what is not on link.
 fn reflected(
@@ -230,7 +235,7 @@ fn reflected(
     nodes: &[Node],
     router: &dyn Speaker,
     cluster: &str,
-    gateways: Option<&dyn Fn(&Place, usize) -> std::net::IpAddr>,
+    gateways: Option<Gateways<'_>>,
 ) -> anyhow::Result<()> {
     router.wait_established(2)?;
     for (here, there) in [(0, 1), (1, 0)] {

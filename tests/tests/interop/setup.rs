@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use routelet::lab::netns::Netns;
 use routelet_tests::harness::{eventually, ip};
 use routelet_tests::routers::{Announcement, Neighbor, RouterSpec};
-use routelet_tests::scene::{Place, SERVER_NETS, address};
+use routelet_tests::scene::{Place, SERVER_NETS, address, pings};
 use routelet_tests::want::ARRIVAL;
 
 /// AS of the nodes, where they share one.
@@ -26,8 +26,8 @@ pub struct Yaml<'a> {
 }
 
 impl Yaml<'_> {
-    /// The file. The server's network is let in by the filter `servers`, everything in and out by
-    /// the filter `all`.
+    /// The file. Peers may name one of two filters: `servers` lets the server's network in, `all`
+    /// everything in and out.
     pub fn text(&self) -> String {
         let mut text = format!(
             "node: {}\nbgp: {{asNumber: {}, nodeToNodeMeshEnabled: {}, connectRetryTime: 1s, holdTime: 9s}}\n",
@@ -47,22 +47,30 @@ impl Yaml<'_> {
                 text.push_str(&format!("  - {peer}\n"));
             }
         }
-        text.push_str(&format!(
-            "filters:
+        let names = |name: &str| self.peers.iter().any(|peer| peer.contains(name));
+        if names("[servers]") {
+            text.push_str(&format!(
+                "filters:
   - name: servers
     importV4: [{{action: Accept, cidr: {}, matchOperator: Equal}}]
     importV6: [{{action: Accept, cidr: '{}', matchOperator: Equal}}]
-  - name: all
-    importV4: [{{action: Accept}}]
-    exportV4: [{{action: Accept}}]
-    importV6: [{{action: Accept}}]
-    exportV6: [{{action: Accept}}]
-pools:
-  - {{name: pods, cidr: 10.244.0.0/16}}
-  - {{name: pods6, cidr: 'fd44::/48'}}
 ",
-            SERVER_NETS[0], SERVER_NETS[1]
-        ));
+                SERVER_NETS[0], SERVER_NETS[1]
+            ));
+        }
+        if names("[all]") {
+            text.push_str(
+                "filters:
+  - name: all
+    importV4: [{action: Accept}]
+    exportV4: [{action: Accept}]
+    importV6: [{action: Accept}]
+    exportV6: [{action: Accept}]
+",
+            );
+        }
+        text.push_str("pools:\n  - {name: pods, cidr: 10.244.0.0/16}\n");
+        text.push_str("  - {name: pods6, cidr: 'fd44::/48'}\n");
         text
     }
 }
@@ -115,16 +123,35 @@ pub fn plain_server_nets() -> Vec<Announcement> {
 }
 
 /// Waits until the kernel has a route of the agent's own protocol and metric through this gateway.
+/// For IPv6 that may be the same machine's link-local address, which routers send beside the global
+/// one (RFC 2545 §3).
 pub fn in_kernel(netns: &Netns, prefix: &str, gateway: IpAddr) -> anyhow::Result<()> {
     let net: IpNet = prefix.parse()?;
     let family = if net.addr().is_ipv4() { "-4" } else { "-6" };
     eventually(&format!("{prefix} via {gateway} in {}", netns.name()), ARRIVAL, || {
         let routes = ip(netns, &format!("{family} route show exact {prefix} proto 179"))?;
         let [route] = &routes[..] else { bail!("{} routes: {routes:?}", routes.len()) };
-        ensure!(route["gateway"] == gateway.to_string(), "gateway: {route}");
         ensure!(route["metric"] == 1179, "metric: {route}");
+        let is: IpAddr = route["gateway"].as_str().context("no gateway")?.parse()?;
+        let ours = is == gateway || link_local(netns, gateway)? == Some(is);
+        ensure!(ours, "gateway: {route}");
         Ok(())
     })
+}
+
+/// The link-local address of the machine that has `address` on link, by its MAC (RFC 4291 §2.5.1).
+fn link_local(netns: &Netns, address: IpAddr) -> anyhow::Result<Option<IpAddr>> {
+    if address.is_ipv4() {
+        return Ok(None);
+    }
+    pings(netns, address)?;
+    let neighbors = ip(netns, &format!("-6 neigh show to {address}"))?;
+    let mac = neighbors.iter().find_map(|one| one["lladdr"].as_str()).context("no neighbour")?;
+    let mac: Vec<u16> =
+        mac.split(':').map(|octet| u16::from_str_radix(octet, 16)).collect::<Result<_, _>>()?;
+    let [a, b, c, d, e, f] = mac[..] else { bail!("no MAC: {mac:?}") };
+    let groups = [(a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f];
+    Ok(Some(IpAddr::from([0xfe80, 0, 0, 0, groups[0], groups[1], groups[2], groups[3]])))
 }
 
 /// Waits until the kernel has no route of the agent's to this prefix.

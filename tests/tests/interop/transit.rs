@@ -61,9 +61,11 @@ fn transit(scene: &Scene, outside: Kind, inside: Kind) -> anyhow::Result<()> {
             .communities(&["65001:100", "65001:200"], &["65001:1:2"])
             .reflected(None, &[])
             .at(router.speaker(), SERVER_NETS[family])?;
-        // Out of it: our AS added, LOCAL_PREF left out, third-party next hop in the shared subnet.
+        // Out of it: our AS added, LOCAL_PREF left out, third-party next hop in the shared subnet;
+        // over IPv4 nothing says that the peer is in the IPv6 subnet too, so there it is self.
+        let next_hop = [address(1, 100, 0), place.address(1)][family];
         Want::path(&[NODES_AS])
-            .next_hop(address(1, 100, family))
+            .next_hop(next_hop)
             .origin("egp")
             .med(None)
             .communities(&["64512:7"], &["64512:7:7"])
