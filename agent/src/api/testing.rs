@@ -269,6 +269,7 @@ fn established(
         up: true,
         families: families_counts,
         end_of_rib: families,
+        disabled: Default::default(),
         stale: FamilySet::EMPTY,
         group: Some((0, 0)),
     };
@@ -297,6 +298,7 @@ fn connecting(
         up: false,
         families: [FamilyCounts::default(); 2],
         end_of_rib: FamilySet::EMPTY,
+        disabled: Default::default(),
         stale: FamilySet::EMPTY,
         group: None,
     };

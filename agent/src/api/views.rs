@@ -97,6 +97,8 @@ pub struct FamilyCounts {
     pub end_of_rib: bool,
     /// Its routes are retained from before it restarted.
     pub stale: bool,
+    /// Why its routes are not read any more until the next session (RFC 7606 §2).
+    pub disabled: Option<String>,
 }
 
 /// Both ends of a connection.

@@ -67,6 +67,9 @@ pub struct PeerTableView {
     pub families: [FamilyCounts; Family::ALL.len()],
     /// Families whose End-of-RIB came.
     pub end_of_rib: FamilySet,
+    /// Why routes of a family are not read any more in this session (RFC 7606 §2 'AFI/SAFI
+    /// disable'), indexed by [`Family::index`].
+    pub disabled: [Option<String>; Family::ALL.len()],
     /// Families retained as stale after a restart.
     pub stale: FamilySet,
     /// Update group and how many prefixes wait to be sent.

@@ -134,7 +134,7 @@ impl SpeakerThread {
 
     /// Carries out what the speaker wants, the kernel's part in one go.
     async fn effects(&mut self) {
-        let mut resets = Vec::new();
+        let (mut resets, mut disabled) = (Vec::new(), Vec::new());
         let mut first = self.speaker.poll_output();
         if first.is_none() {
             return;
@@ -155,6 +155,9 @@ impl SpeakerThread {
                     Output::ResetPeer(peer, notification, words) => {
                         resets.push((peer, notification, words));
                     }
+                    Output::FamilyDisabled(peer, family, why) => {
+                        disabled.push((peer, family, why));
+                    }
                     Output::FirstSync => {
                         pending.first_sync = true;
                         shared.first_sync.store(true, Ordering::Release);
@@ -162,6 +165,10 @@ impl SpeakerThread {
                 }
             }
         });
+        for (peer, family, why) in disabled {
+            let name = self.sessions.get(&peer).map_or("", |link| &*link.config.name);
+            tracing::warn!(peer = name, %family, why, "family disabled until the next session");
+        }
         for (peer, notification, words) in resets {
             self.command(peer, Command::Reset(notification, words)).await;
         }

@@ -338,6 +338,7 @@ impl World {
                         self.pump(index, peer);
                     }
                 }
+                Output::FamilyDisabled(_, family, why) => panic!("{family} disabled: {why}"),
                 Output::FirstSync => node.synced = true,
             }
         }

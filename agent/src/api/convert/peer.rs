@@ -35,6 +35,12 @@ pub fn peer(session: &SessionView, table: &PeerTableView, now: Instant) -> views
     let remaining = |timer: usize| {
         session.timers[timer].map(|expiry| expiry.saturating_duration_since(now).as_secs())
     };
+    // What is wrong now comes before what was wrong then.
+    let disabled = Family::ALL.into_iter().find_map(|family| {
+        let why = table.disabled[family.index()].as_ref()?;
+        Some((format!("{family} disabled until the next session: {why}"), session.since))
+    });
+    let last_error = disabled.or_else(|| session.last_error.clone());
     views::Peer {
         name: config.name.to_string(),
         peer_ip: config.address,
@@ -51,8 +57,8 @@ pub fn peer(session: &SessionView, table: &PeerTableView, now: Instant) -> views
         received: sum(|counts| counts.received),
         accepted: sum(|counts| counts.accepted),
         advertised: sum(|counts| counts.advertised),
-        last_error: session.last_error.as_ref().map(|(words, _)| words.clone()),
-        last_error_seconds: session.last_error.as_ref().map(|(_, at)| seconds_since(now, *at)),
+        last_error: last_error.as_ref().map(|(words, _)| words.clone()),
+        last_error_seconds: last_error.map(|(_, at)| seconds_since(now, at)),
         flaps: session.flaps,
         families: families(config.families, table),
         endpoints: session.endpoints.map(|(local, remote)| views::Endpoints { local, remote }),
@@ -110,6 +116,7 @@ fn families(offered: FamilySet, table: &PeerTableView) -> Vec<views::FamilyCount
             advertised: count(counts.advertised),
             end_of_rib: table.end_of_rib.contains(family),
             stale: table.stale.contains(family),
+            disabled: table.disabled[family.index()].clone(),
         })
         .collect()
 }

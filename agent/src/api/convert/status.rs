@@ -95,7 +95,8 @@ impl views::Peer {
     /// What is wrong with the session, in one line; `None` if it is up or disabled.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
-        if self.state == "Established" || !self.enabled {
+        let disabled = self.families.iter().any(|counts| counts.disabled.is_some());
+        if (self.state == "Established" && !disabled) || !self.enabled {
             return None;
         }
         let why = self.last_error.as_deref().unwrap_or(if self.passive {
@@ -103,6 +104,9 @@ impl views::Peer {
         } else {
             "no attempt has been answered yet"
         });
+        if disabled {
+            return Some(format!("peer {} ({}): {why}", self.name, self.peer_ip));
+        }
         Some(format!(
             "peer {} ({}) is {}, not Established: {why}",
             self.name, self.peer_ip, self.state

@@ -40,8 +40,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use routelet_proto::{
-    CeaseSubcode, ErrorCode, Issue, Message, MessageError, Notification, OpenSubcode, RouteRefresh,
-    Treatment, Update, UpdateSubcode, frame_length,
+    CeaseSubcode, ErrorCode, Message, MessageError, Notification, OpenSubcode, RouteRefresh,
+    Treatment, Update, frame_length,
 };
 
 pub use self::backoff::Jitter;
@@ -405,9 +405,6 @@ impl Session {
                 _ => {}
             }
         }
-        if let Some(error) = unusable_family(&update) {
-            return self.event(now, Some(id), Event::UpdateMsgErr(error));
-        }
         match self.connection_mut(id) {
             Some(connection) if connection.state == State::Established => {
                 connection.restart_hold(now);
@@ -447,19 +444,6 @@ impl Session {
     fn furthest(&self) -> Option<&Connection> {
         self.connections.iter().max_by_key(|connection| connection.state as u8)
     }
-}
-
-/// A family whose routes cannot be read any more. RFC 7606 §2 allows to give up that family or the
-/// session; the tables cannot do with half a session, so it is the session.
-fn unusable_family(update: &Update) -> Option<MessageError> {
-    let unusable = |issue: &&Issue| matches!(issue.treatment, Treatment::DisableFamily(_));
-    let issue = update.issues.iter().find(unusable)?;
-    let code = ErrorCode::Update(UpdateSubcode::OptionalAttributeError);
-    Some(MessageError {
-        notification: Notification::new(code),
-        offset: issue.offset,
-        detail: issue.detail.clone(),
-    })
 }
 
 /// The place of a message's type in [`SessionCounters::received`].

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use routelet_proto::{
     Announcement, CeaseSubcode, ErrorCode, Family, FamilySet, NlriPrefix, Notification, PathId,
-    RefreshSubtype, RouteRefresh, Update,
+    RefreshSubtype, RouteRefresh, Treatment, Update,
 };
 use smallvec::SmallVec;
 
@@ -86,11 +86,21 @@ impl Speaker {
         if !peer.up || peer.resetting {
             return;
         }
+        for issue in &update.issues {
+            if let Treatment::DisableFamily(family) = issue.treatment
+                && let Ok(family) = Family::try_from(family)
+            {
+                self.disable_family(slot, family, &issue.detail);
+            }
+        }
         for nlri in &update.withdrawn {
             with_family!(self, nlri.family(), rib => rib.withdraw(&mut self.shared, slot, nlri));
         }
         for announcement in &update.announced {
             let family = announcement.nlri.family();
+            if self.shared.peers[slot].disabled[family.index()].is_some() {
+                continue;
+            }
             with_family!(self, family, rib => announce(rib, &mut self.shared, slot, announcement));
             if self.exceeds_maximum(slot, family) {
                 return;
@@ -99,6 +109,25 @@ impl Speaker {
         if let Some(family) = update.end_of_rib {
             self.end_of_rib(slot, family);
         }
+    }
+
+    /// Gives up a family whose routes cannot be found in what the peer sends: those it has sent
+    /// go, those it sends from now on are ignored, and the other family lives on (RFC 4760 §7).
+    #[cold]
+    fn disable_family(&mut self, slot: Slot, family: Family, why: &str) {
+        let peer = &mut self.shared.peers[slot];
+        if !peer.families().contains(family) || peer.disabled[family.index()].is_some() {
+            return;
+        }
+        peer.disabled[family.index()] = Some(why.to_owned());
+        peer.stale = peer.stale.without(family);
+        let told = Output::FamilyDisabled(peer.id, family, why.to_owned());
+        self.shared.outputs.push_back(told);
+        with_family!(self, family, rib => rib.remove_all(&mut self.shared, slot, |_| true));
+        // Nobody waits for the End-of-RIB of what is not read.
+        let peer = &mut self.shared.peers[slot];
+        peer.settled = peer.settled.with(family);
+        self.check_sync();
     }
 
     /// Resets a peer that has more prefixes than it may (RFC 4486 §4). Whether it has.

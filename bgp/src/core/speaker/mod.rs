@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ipnet::{Ipv4Net, Ipv6Net};
-use routelet_proto::{Asn, BgpIdentifier, Notification, RouteRefresh, Update};
+use routelet_proto::{Asn, BgpIdentifier, Family, Notification, RouteRefresh, Update};
 
 use self::attrs::AttrStore;
 use self::cluster::Cluster;
@@ -69,6 +69,9 @@ pub enum Output {
     UntrackNextHop(ForwardingNextHop),
     /// Send this NOTIFICATION and end the session; the words go into `lastError`.
     ResetPeer(PeerId, Notification, String),
+    /// What a peer sent of this family cannot be read: its routes are gone, and the family is
+    /// ignored until the next session; the words say why.
+    FamilyDisabled(PeerId, Family, String),
     /// Every configured peer has sent End-of-RIB or its deferral has passed, and every next hop is
     /// answered; all route changes decided until then have been handed out. Comes once.
     FirstSync,

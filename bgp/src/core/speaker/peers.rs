@@ -51,6 +51,8 @@ pub(super) struct Peer {
     pub(super) accepted: [usize; Family::ALL.len()],
     /// Families whose End-of-RIB came in this session.
     pub(super) end_of_rib: FamilySet,
+    /// Per family: why its routes are not read any more in this session (RFC 4760 §7).
+    pub(super) disabled: [Option<String>; Family::ALL.len()],
     /// Families with routes retained, and until when.
     pub(super) stale: FamilySet,
     pub(super) stale_until: Option<Instant>,
@@ -81,6 +83,7 @@ impl Peer {
             received: Default::default(),
             accepted: Default::default(),
             end_of_rib: FamilySet::EMPTY,
+            disabled: Default::default(),
             stale: FamilySet::EMPTY,
             stale_until: None,
             stale_for: Duration::ZERO,
@@ -111,6 +114,7 @@ impl Peer {
         self.resetting = false;
         self.writable = true;
         self.end_of_rib = FamilySet::EMPTY;
+        self.disabled = Default::default();
         self.refreshing = FamilySet::EMPTY;
         self.identifier = up.negotiated.peer_id.0.into();
         self.address = up.remote.ip();

@@ -56,6 +56,7 @@ impl Speaker {
             up: peer.up,
             families: Family::ALL.map(counts),
             end_of_rib: peer.end_of_rib,
+            disabled: peer.disabled.clone(),
             stale: peer.stale,
             group: number.map(|number| (number, pending)),
         }

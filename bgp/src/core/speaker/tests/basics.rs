@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use routelet_proto::{
-    BgpIdentifier, CeaseSubcode, ErrorCode, Family, FamilySet, RefreshSubtype, Role, RouteRefresh,
+    BgpIdentifier, CeaseSubcode, ErrorCode, Family, FamilySet, Issue, RefreshSubtype, Role,
+    RouteRefresh, Treatment, Update,
 };
 
 use super::rig::{Rig, accept_all, bare_config, config, own, path, peer};
@@ -137,6 +138,37 @@ fn external_local_pref_is_not_ours_and_both_versions_are_shown() {
     assert_eq!(explained.paths[0].received.as_ref().unwrap().local_pref, Some(500));
     rig.withdraw("tor", &["172.16.0.0/16"]);
     assert_eq!(rig.speaker.sizes(), (0, 0));
+}
+
+#[test]
+fn family_that_cannot_be_read_is_given_up_until_the_next_session() {
+    let mut rig = Rig::with_peers(config(), vec![external("tor", "10.0.0.2", 65001)]);
+    let v4 = path(&[65001], "10.0.0.2");
+    let v6 = path(&[65001], "fd00::2");
+    rig.announce("tor", &v4, &["172.16.0.0/16"]);
+    rig.announce("tor", &v6, &["fd01::/32"]);
+    assert_eq!(rig.fib.len(), 2);
+    let spoiled = Update {
+        issues: vec![Issue {
+            treatment: Treatment::DisableFamily(Family::Ipv6Unicast.afi_safi()),
+            attribute: Some(14),
+            offset: 23,
+            detail: "made up".to_owned(),
+        }],
+        ..Update::default()
+    };
+    rig.update("tor", &spoiled);
+    rig.announce("tor", &v6, &["fd02::/32"]);
+    rig.announce("tor", &v4, &["172.17.0.0/16"]);
+    assert!(rig.paths("fd01::/32").is_empty() && rig.paths("fd02::/32").is_empty());
+    assert_eq!(rig.fib.len(), 2, "the other family lives on");
+    let told = Output::FamilyDisabled(rig.ids["tor"], Family::Ipv6Unicast, "made up".to_owned());
+    assert!(rig.events.contains(&told));
+    assert_eq!(rig.speaker.peers()[0].disabled, [None, Some("made up".to_owned())]);
+    rig.down("tor", None);
+    rig.up("tor");
+    rig.announce("tor", &v6, &["fd02::/32"]);
+    assert_eq!(rig.paths("fd02::/32").len(), 1);
 }
 
 #[test]

@@ -342,6 +342,11 @@ impl Rig {
         self.speaker.handle_update(self.now, self.ids[name], &update);
     }
 
+    pub fn update(&mut self, name: &str, update: &Update) {
+        self.speaker.handle_update(self.now, self.ids[name], update);
+        self.settle();
+    }
+
     pub fn end_of_rib(&mut self, name: &str) {
         for family in self.peer_config(name).families.iter() {
             let update = Update { end_of_rib: Some(family), ..Update::default() };
