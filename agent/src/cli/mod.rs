@@ -29,6 +29,7 @@ use self::output::Format;
 use crate::api;
 use crate::app::logging::LogFormat;
 use crate::app::{self, RunOptions};
+use crate::kube::crd;
 use crate::lab;
 
 /// Route agent of a Kubernetes node: BGP sessions, kernel routes, and the commands that show them.
@@ -81,6 +82,8 @@ enum Command {
     Lab(lab::LabArgs),
     /// Decode BGP messages given in hexadecimal, or say what is wrong with them
     Decode(decode::DecodeArgs),
+    /// Print the Kubernetes custom resource definitions as YAML
+    Crds,
     /// Print the completion script for a shell
     Completion(CompletionArgs),
     /// Print the version of this command and of the running agent
@@ -313,6 +316,10 @@ fn execute(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<Outcome> {
             let mut script = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "routelet", &mut script);
             streams.out.write_all(&script)?;
+            Ok(Outcome::Done)
+        }
+        Command::Crds => {
+            streams.out.write_all(crd::yaml()?.as_bytes())?;
             Ok(Outcome::Done)
         }
         Command::Version(args) => control::version(&client, args, streams),

@@ -19,11 +19,12 @@ use routelet_bgp::core::config::SpeakerConfig;
 
 use crate::kernel::KernelConfig;
 
-mod file;
+pub(crate) mod file;
 mod load;
 mod parse;
+pub(crate) mod parts;
 mod plan;
-mod problem;
+pub(crate) mod problem;
 mod scalar;
 mod spec;
 mod validate;

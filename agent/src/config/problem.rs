@@ -13,13 +13,20 @@ use serde::Serialize;
 pub struct Place {
     /// 0 where there is no place: a default, or an object that did not come from a file.
     pub line: u32,
-    /// 0 where there is no place.
+    /// 0 where there is no place. Without a line: the rank of the object among all of them, from 1,
+    /// so that of two that contradict each other the later one is blamed as in a file.
     pub column: u32,
 }
 
 impl Place {
     /// No place.
     pub const NONE: Self = Self { line: 0, column: 0 };
+
+    /// The place of everything in the object of this rank, from 1.
+    #[must_use]
+    pub const fn of_object(rank: u32) -> Self {
+        Self { line: 0, column: rank }
+    }
 
     /// Whether there is a place.
     #[must_use]
@@ -104,6 +111,13 @@ impl Problems {
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.errors.is_empty()
+    }
+
+    /// The errors, in the order in which they were found, each once.
+    #[must_use]
+    pub fn into_errors(mut self) -> Vec<Problem> {
+        self.errors.dedup();
+        self.errors
     }
 
     /// The warnings, in the order of the file, one line each.

@@ -86,6 +86,8 @@ pub struct NodeSpec {
     pub pod_cidrs: Vec<At<IpNet>>,
     /// Its AS, where it differs from the cluster's.
     pub as_number: Option<At<Asn>>,
+    /// Whether it is a peer of the mesh, where there is one; always so in a file.
+    pub mesh: bool,
 }
 
 /// BGPConfiguration.
@@ -132,6 +134,9 @@ pub enum SourceAddress {
 pub struct PeerSpec {
     /// Its name.
     pub name: At<String>,
+    /// Whether it is a node of the cluster outside the mesh, for example a reflector; never so in a
+    /// file. Such a session differs from one of the mesh in nothing that would reset it.
+    pub of_node: bool,
     /// Where it is.
     pub peer_ip: At<IpAddr>,
     /// Its port.

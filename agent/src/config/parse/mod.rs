@@ -240,6 +240,7 @@ impl Reader<'_> {
             ),
             pod_cidrs: self.values(file.pod_cidrs.as_ref(), &key("podCIDRs"), prefix),
             as_number: self.get(file.as_number.as_ref(), &key("asNumber"), scalar::as_number),
+            mesh: true,
         };
         if list(file.addresses.as_ref()).is_empty() {
             self.problems.error(

@@ -46,6 +46,7 @@ impl Reader<'_> {
         let zone = zone.map(|value| At { value, place: peer_ip.place });
         let spec = PeerSpec {
             name,
+            of_node: false,
             peer_ip: At { value: address, place: peer_ip.place },
             port: port.unwrap_or(BGP_PORT),
             interface: interface.or(zone),

@@ -194,6 +194,17 @@ fn check_hosts_outside_pods(
 ) {
     for address in addresses {
         if let Some(pod) = covering(pods, address.net.addr()) {
+            // Of two objects the later one is blamed: one wrong Node must not cost the others theirs.
+            if !address.place.is_known() && pod.place > address.place {
+                let message = format!(
+                    "{} covers the address {} of {}: its route would swallow that node's own traffic",
+                    pod.net,
+                    address.net.addr(),
+                    address.owner
+                );
+                problems.error(pod.place, path(pod, "podCIDRs"), message);
+                continue;
+            }
             let message = format!(
                 "{} lies inside the pod CIDR {} of {}{}: its route would swallow the node's own traffic",
                 address.net.addr(),

@@ -103,7 +103,7 @@ impl<'a> PeerBuilder<'a> {
         if !self.spec.bgp.node_to_node_mesh_enabled {
             return;
         }
-        for node in members {
+        for node in members.iter().filter(|node| node.mesh) {
             let path = format!("nodes[{}]", node.name.value);
             let name = &node.name.value;
             if let Some(&place) = self.names.get(name) {
@@ -212,7 +212,7 @@ impl<'a> PeerBuilder<'a> {
             route_reflector_client: peer.route_reflector_client.value,
             num_allowed_local_as: peer.num_allowed_local_as_numbers.value,
             next_hop_mode: peer.next_hop_mode,
-            graceful_restart: graceful_restart(peer.max_restart_time, false),
+            graceful_restart: graceful_restart(peer.max_restart_time, peer.of_node),
             maximum_prefixes: peer.maximum_prefixes,
             role: peer.role.map(|at| at.value),
             rules,
