@@ -144,11 +144,12 @@ fn owned(attributes: &PathAttributes) -> PathAttributes {
     copy
 }
 
-const fn fold(hash: u64) -> u32 {
+/// Four octets of a hash, as the indexes keep it.
+pub(super) const fn fold(hash: u64) -> u32 {
     (hash ^ hash >> 32) as u32
 }
 
 /// hashbrown takes the place from the low bits and the tag from the top seven.
-const fn spread(hash: u32) -> u64 {
+pub(super) const fn spread(hash: u32) -> u64 {
     (hash as u64) << 32 | hash as u64
 }

@@ -5,7 +5,7 @@
 //! group still has to tell somebody that the last one went; groups and sets refer to them by
 //! number. The best path stands first.
 //!
-//! Sizes matter here: 32 octets a prefix (IPv4, one path) and about ten of index.
+//! Sizes matter here: 32 octets a prefix (IPv4, one path) and 10 to 20 of index.
 
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,7 +16,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use routelet_proto::{NlriPrefix, PathId};
 use smallvec::SmallVec;
 
-use super::attrs::AttrId;
+use super::attrs::{AttrId, fold, spread};
 use super::peers::Slot;
 use super::slab::Slab;
 
@@ -79,7 +79,8 @@ impl<P> Destination<P> {
 /// The destinations of one family.
 #[derive(Debug)]
 pub(super) struct Table<P> {
-    index: HashTable<u32>,
+    /// Hash and number. The hash is kept so that growing does not read every destination.
+    index: HashTable<(u32, u32)>,
     slab: Slab<Destination<P>>,
     hasher: FixedState,
 }
@@ -90,17 +91,23 @@ impl<P: NlriPrefix> Table<P> {
     }
 
     pub(super) fn find(&self, prefix: &P) -> Option<u32> {
-        let hash = self.hasher.hash_one(prefix);
-        self.index.find(hash, |id| self.slab[*id].prefix == *prefix).copied()
+        let hash = self.hash(prefix);
+        let found = self
+            .index
+            .find(spread(hash), |(other, id)| *other == hash && self.slab[*id].prefix == *prefix);
+        found.map(|(_, id)| *id)
     }
 
     pub(super) fn find_or_insert(&mut self, prefix: P) -> u32 {
-        let hash = self.hasher.hash_one(prefix);
-        if let Some(id) = self.index.find(hash, |id| self.slab[*id].prefix == prefix) {
+        let hash = self.hash(&prefix);
+        let found = self
+            .index
+            .find(spread(hash), |(other, id)| *other == hash && self.slab[*id].prefix == prefix);
+        if let Some((_, id)) = found {
             return *id;
         }
         let id = self.slab.insert(Destination { prefix, holds: 0, paths: Paths::new() });
-        self.index.insert_unique(hash, id, |id| self.hasher.hash_one(self.slab[*id].prefix));
+        self.index.insert_unique(spread(hash), (hash, id), |(hash, _)| spread(*hash));
         id
     }
 
@@ -110,14 +117,18 @@ impl<P: NlriPrefix> Table<P> {
         if !destination.paths.is_empty() || destination.holds > 0 {
             return;
         }
-        let hash = self.hasher.hash_one(destination.prefix);
-        if let Ok(entry) = self.index.find_entry(hash, |other| *other == id) {
+        let hash = self.hash(&destination.prefix);
+        if let Ok(entry) = self.index.find_entry(spread(hash), |entry| *entry == (hash, id)) {
             entry.remove();
             self.slab.release(id);
         }
         if self.index.is_empty() {
             self.index = HashTable::new();
         }
+    }
+
+    fn hash(&self, prefix: &P) -> u32 {
+        fold(self.hasher.hash_one(prefix))
     }
 
     /// The destination, if the number is in use or was once.
