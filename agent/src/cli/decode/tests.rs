@@ -114,7 +114,7 @@ fn treatment_and_place_of_a_malformed_attribute() {
         "  attribute            1 (ORIGIN)\n",
         "  reason               ORIGIN 7 is not defined (RFC 7606 §7.1) (octet 26)\n",
         "  withdrawn            10.244.1.0/24\n",
-        "  as it stands         octet 23: attribute 1 (ORIGIN), flags transitive, 1 octets: 07\n",
+        "  as it stands         octet 23: attribute 1 (ORIGIN), flags transitive, 1 octet: 07\n",
     ];
     for line in expected {
         assert!(text.contains(line), "{line} is not in\n{text}");

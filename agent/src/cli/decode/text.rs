@@ -28,11 +28,14 @@ pub(super) fn write(decoded: &Decoded<'_>, out: &mut dyn Write) -> io::Result<()
         let name = attribute_name(attribute.code).unwrap_or("unknown");
         let what = if attribute.passed_over() { "passed over" } else { "as it stands" };
         let text = format!(
-            "octet {}: attribute {} ({name}), flags {}, {} octets{}: {}",
+            "octet {}: attribute {} ({name}), flags {}, {}{}: {}",
             attribute.offset,
             attribute.code,
             attribute.flag_names(),
-            attribute.value.len(),
+            match attribute.value.len() {
+                1 => "1 octet".to_owned(),
+                length => format!("{length} octets"),
+            },
             if attribute.cut { " of more" } else { "" },
             hex(attribute.value)
         );
