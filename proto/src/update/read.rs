@@ -493,9 +493,8 @@ impl<'a> AttributeReader<'a> {
         let Attribute { flags, code, .. } = attribute;
         let treatment = match code {
             code::MP_REACH_NLRI | code::MP_UNREACH_NLRI => return self.wrong_mp_flags(attribute),
-            code::ATOMIC_AGGREGATE | code::AGGREGATOR | code::AS4_PATH | code::AS4_AGGREGATOR => {
-                Treatment::AttributeDiscard
-            }
+            // RFC 6793 §6 asks for no more than that.
+            code::AS4_PATH | code::AS4_AGGREGATOR => Treatment::AttributeDiscard,
             _ => Treatment::TreatAsWithdraw,
         };
         let name = attribute_name(code).unwrap_or("attribute");

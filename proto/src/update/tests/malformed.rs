@@ -178,7 +178,8 @@ fn flags_of_well_known_attributes() {
 
 #[test]
 fn flags_of_optional_attributes() {
-    let cases: [(u8, &[u8], &[u8]); 7] = [
+    let cases: [(u8, &[u8], &[u8]); 8] = [
+        (7, &[0, 0x40, 0x80], &[0, 0, 0, 1, 1, 1, 1, 1]),
         (4, &[0, 0x40, 0xc0], &[0; 4]),
         (8, &[0, 0x40, 0x80], &[0; 4]),
         (9, &[0, 0x40, 0xc0], &[1; 4]),
@@ -198,8 +199,8 @@ fn flags_of_optional_attributes() {
 
 #[test]
 fn flags_of_attributes_that_may_be_lost() {
-    discarded(&and(&[0x80, 6, 0]), &internal(), 6, LAST - 3);
-    discarded(&and(&[0x40, 7, 8, 0, 0, 0, 1, 1, 1, 1, 1]), &internal(), 7, LAST - 3);
+    // What RFC 7606 §7.6 and §7.7 let be lost is a wrong length; wrong flags fall under §3 (c).
+    treated_as_withdraw(&and(&[0x80, 6, 0]), &internal(), 6, LAST - 3);
     discarded(&and(&[0x80, 17, 6, 2, 1, 0, 0, 0, 1]), &internal(), 17, LAST - 3);
 }
 
