@@ -16,16 +16,23 @@ pub struct Case {
     pub expect: Expect,
 }
 
+/// Makes the octets that a case sends.
+type Octets = Box<dyn Fn(&Context) -> Vec<u8> + Send>;
+/// A case that does everything by itself.
+type Play = Box<dyn Fn(&Daemon, &Context) -> anyhow::Result<()> + Send>;
+/// What must be true of a route as `routelet routes -o json` shows it.
+type Check = Box<dyn Fn(&Value) -> anyhow::Result<()> + Send>;
+
 /// What the case's peer does.
 pub enum Script {
     /// Sends these octets instead of its OPEN.
-    InsteadOfOpen(Box<dyn Fn(&Context) -> Vec<u8> + Send>),
+    InsteadOfOpen(Octets),
     /// Sends its OPEN, then these octets instead of its KEEPALIVE.
-    InsteadOfKeepalive(Box<dyn Fn(&Context) -> Vec<u8> + Send>),
+    InsteadOfKeepalive(Octets),
     /// Comes up, announces [`Context::prefix`] with clean attributes, then sends these octets.
-    Established(Box<dyn Fn(&Context) -> Vec<u8> + Send>),
+    Established(Octets),
     /// Does it all by itself.
-    Free(Box<dyn Fn(&Daemon, &Context) -> anyhow::Result<()> + Send>),
+    Free(Play),
 }
 
 /// What must come of it.
@@ -41,7 +48,7 @@ pub enum Expect {
     /// The session stays up and [`Context::prefix`] is gone (RFC 7606 treat-as-withdraw).
     TreatAsWithdraw,
     /// The session stays up and the route of [`Context::prefix`] passes this.
-    Route(Box<dyn Fn(&Value) -> anyhow::Result<()> + Send>),
+    Route(Check),
     /// The session comes up or stays up; nothing else is asked.
     Up,
     /// The script has checked everything.

@@ -1,6 +1,6 @@
 //! What TCP can do to messages, and strangers to a speaker: bounded cost, no harm to others.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, ensure};
 
@@ -90,11 +90,7 @@ pub fn cases() -> Vec<Case> {
             daemon.wait_for_route(context, context.sentinel).map(drop)
         }),
         free("connection_from_another_port_range_is_the_same_peer", External, |daemon, context| {
-            let peer = Peer::establish(
-                context.address,
-                SocketAddr::from(daemon.address()),
-                &context.usual_open(),
-            )?;
+            let peer = Peer::establish(context.address, daemon.address(), &context.usual_open())?;
             let port = peer.stream().local_addr()?.port();
             let shown = poll(|| {
                 let shown = daemon.peer(context)?;
