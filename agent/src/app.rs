@@ -1,6 +1,6 @@
 //! The daemon: what is started, in which order, and how it drains.
 //!
-//! In flow: the command line, one configuration file, signals. Out flow: a running speaker, kernel
+//! In flow: the command line, one configuration file or Kubernetes objects, signals. Out flow: a running speaker, kernel
 //! side and API, and an exit code.
 //!
 //! ```text
@@ -12,12 +12,13 @@
 //! What always holds: a configuration is applied whole or not at all; a panic anywhere ends the
 //! process with a non-zero exit and leaves the routes in the kernel.
 
+pub mod cluster;
 mod daemon;
 pub mod failure;
 pub mod logging;
 pub(crate) mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +28,11 @@ use routelet_bgp::io::{DriverConfig, SpeakerHandle, StopMode};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+use self::cluster::{Cluster, ClusterOptions};
 use self::daemon::Daemon;
 use self::logging::LogFormat;
 use crate::api;
-use crate::config::{self, ConfigWatcher};
+use crate::config::{self, ConfigWatcher, Loaded};
 use crate::kernel::KernelHandle;
 
 /// How long requests under way may take when the daemon stops.
@@ -42,8 +44,10 @@ const MOST_WORKERS: usize = 4;
 /// What the command line says about the daemon.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// The configuration file.
-    pub config: PathBuf,
+    /// The configuration file; in a cluster the one with what concerns this host only.
+    pub config: Option<PathBuf>,
+    /// Where the configuration comes from Kubernetes objects.
+    pub cluster: Option<ClusterOptions>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -59,8 +63,10 @@ pub struct RunOptions {
 /// capability. Failures later on are logged and become a non-zero exit code.
 pub fn run(mut options: RunOptions) -> anyhow::Result<ExitCode> {
     // `status` shows it to people who are elsewhere.
-    options.config = std::path::absolute(&options.config)
-        .with_context(|| format!("cannot find {}", options.config.display()))?;
+    if let Some(config) = &mut options.config {
+        *config = std::path::absolute(&*config)
+            .with_context(|| format!("cannot find {}", config.display()))?;
+    }
     logging::start(options.log_format, &options.log_level)?;
     let json = options.log_format == LogFormat::Json;
     let mut panics = failure::watch_panics();
@@ -96,14 +102,31 @@ pub fn run(mut options: RunOptions) -> anyhow::Result<ExitCode> {
 async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::new()?;
     let hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
-    // What is wrong is said before anything is watched; what counts is read after the watch has
-    // begun, so that no change falls between.
-    config::load(&options.config)?;
-    let watcher = ConfigWatcher::new(&options.config);
-    let loaded = config::load(&options.config)?;
+    let feed = match (&options.cluster, &options.config) {
+        (Some(cluster), file) => tokio::select! {
+            cluster = Cluster::start(cluster, file.as_deref()) => Feed::Cluster(Box::new(cluster?)),
+            name = stop_signals.next() => {
+                tracing::info!(because = name, "stopping, without ever having had a configuration");
+                return Ok(ExitCode::SUCCESS);
+            }
+        },
+        (None, Some(file)) => {
+            // What is wrong is said before anything is watched; what counts is read after the watch
+            // has begun, so that no change falls between.
+            config::load(file)?;
+            let watcher = ConfigWatcher::new(file);
+            Feed::File(file.clone(), watcher, Box::new(config::load(file)?))
+        }
+        (None, None) => anyhow::bail!("there is neither a configuration file nor a cluster"),
+    };
+    let (file, loaded) = match &feed {
+        Feed::File(file, _, loaded) => (Some(file.clone()), Loaded::clone(loaded)),
+        Feed::Cluster(cluster) => (None, cluster.loaded()),
+    };
     let config = loaded.config.clone();
     for warning in &config.warnings {
-        tracing::warn!(file = %options.config.display(), "{warning}");
+        let file = file.as_deref().unwrap_or(Path::new(cluster::ORIGIN));
+        tracing::warn!(file = %file.display(), "{warning}");
     }
     let socket = options.socket.unwrap_or_else(|| config.api_socket.clone());
     let (listener, guard) = api::bind(&socket)?;
@@ -123,19 +146,16 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     };
 
     let (stop, mut stop_requests) = mpsc::channel(1);
-    let daemon = Arc::new(Daemon::new(
-        options.config.clone(),
-        loaded,
-        speaker.clone(),
-        kernel.clone(),
-        stop,
-    ));
+    let daemon = Arc::new(Daemon::new(file, loaded, speaker.clone(), kernel.clone(), stop));
     let (end_api, api_ended) = oneshot::channel::<()>();
     let mut api_task =
         tokio::spawn(api::serve(listener, daemon.clone(), api::Access::own(), async {
             let _ = api_ended.await;
         }));
-    let mut watch_task = tokio::spawn(daemon.clone().watch(watcher, hangup));
+    let mut watch_task = match feed {
+        Feed::File(_, watcher, _) => tokio::spawn(daemon.clone().watch(watcher, hangup)),
+        Feed::Cluster(cluster) => tokio::spawn(cluster.follow(daemon.clone(), hangup)),
+    };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         node = %config.node_name,
@@ -181,6 +201,14 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     drop(guard);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where configurations come from.
+enum Feed {
+    /// This file, and what stood in it first.
+    File(PathBuf, ConfigWatcher, Box<Loaded>),
+    /// Kubernetes objects.
+    Cluster(Box<Cluster>),
 }
 
 /// Why the daemon ends.

@@ -7,6 +7,7 @@
 //! FRR and routelet behind one face; [`want`] says what a route should look like. [`load`] is the
 //! load generator and [`sim`] the simulator of many speakers; both stand apart.
 
+pub mod fakeapi;
 pub mod harness;
 pub mod load;
 pub mod routers;

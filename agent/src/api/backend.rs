@@ -97,4 +97,6 @@ pub struct Snapshot {
     pub started: Instant,
     /// Whether the first sync is complete.
     pub first_sync: bool,
+    /// What hinders a newer configuration where it does not come from a file, in words.
+    pub notes: Vec<String>,
 }

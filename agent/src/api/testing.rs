@@ -167,6 +167,7 @@ impl Backend for Fake {
             needs_restart: Vec::new(),
             started: self.now - Duration::from_secs(11_520),
             first_sync: true,
+            notes: Vec::new(),
         }
     }
 

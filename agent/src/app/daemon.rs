@@ -16,6 +16,7 @@ use routelet_bgp::io::{PeerCommand, RequestError, SpeakerHandle, StopMode};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Mutex, mpsc, watch};
 
+use super::cluster::ORIGIN;
 use super::source;
 use crate::api::{Backend, Snapshot, views};
 use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
@@ -30,6 +31,8 @@ pub enum Trigger {
     Request,
     /// The file, or one that it names, has changed.
     FileChanged,
+    /// Kubernetes objects have.
+    Cluster,
 }
 
 impl Trigger {
@@ -38,6 +41,7 @@ impl Trigger {
             Self::Signal => "SIGHUP",
             Self::Request => "`routelet reload`",
             Self::FileChanged => "the file changed",
+            Self::Cluster => "the objects changed",
         }
     }
 }
@@ -46,10 +50,14 @@ impl Trigger {
 /// configuration, changed by one reload at a time and read as a snapshot.
 #[derive(Debug)]
 pub struct Daemon {
-    file: PathBuf,
+    /// `None`: it comes from Kubernetes objects.
+    file: Option<PathBuf>,
+    /// The file, or the word for where it comes from.
+    origin: PathBuf,
     speaker: SpeakerHandle,
     kernel: KernelHandle,
     started: Instant,
+    started_wall: jiff::Timestamp,
     current: watch::Sender<Current>,
     /// Peers that somebody disabled by hand, until they are enabled or the process ends. Holding it
     /// is the right to tell the speaker what to do.
@@ -66,12 +74,15 @@ struct Current {
     loaded: Instant,
     refused: Option<(String, Instant)>,
     needs_restart: Vec<String>,
+    /// What hinders a newer one, in words, where it does not come from a file.
+    notes: Vec<String>,
 }
 
 impl Daemon {
-    /// A daemon of these parts, which run with `loaded` already. `stop` takes requests to end.
+    /// A daemon of these parts, which run with `loaded` already: from `file`, or from Kubernetes
+    /// objects. `stop` takes requests to end.
     pub fn new(
-        file: PathBuf,
+        file: Option<PathBuf>,
         loaded: Loaded,
         speaker: SpeakerHandle,
         kernel: KernelHandle,
@@ -85,12 +96,15 @@ impl Daemon {
             loaded: now,
             refused: None,
             needs_restart: Vec::new(),
+            notes: Vec::new(),
         };
         Self {
+            origin: file.clone().unwrap_or_else(|| PathBuf::from(ORIGIN)),
             file,
             speaker,
             kernel,
             started: now,
+            started_wall: jiff::Timestamp::now(),
             current: watch::Sender::new(current),
             disabled: Mutex::default(),
             stop,
@@ -103,8 +117,14 @@ impl Daemon {
     /// It cannot be read or is refused, whole: the old one keeps running, the reason is logged and
     /// kept for `status`.
     pub async fn reload(&self, trigger: Trigger) -> Result<views::Plan, String> {
+        let Some(file) = self.file.clone() else {
+            return Err(
+                "the configuration comes from Kubernetes objects, and their changes are applied as \
+                 they happen"
+                    .to_owned(),
+            );
+        };
         let mut disabled = self.disabled.lock().await;
-        let file = self.file.clone();
         // Reading and checking a large file takes longer than a task may hold its thread.
         let loaded = tokio::task::spawn_blocking(move || config::load(&file))
             .await
@@ -113,6 +133,29 @@ impl Daemon {
             Ok(loaded) => self.apply(loaded, trigger, &mut disabled).await,
             Err(error) => Err(self.refuse(&error)),
         }
+    }
+
+    /// Applies a valid configuration that did not come from a file.
+    ///
+    /// # Errors
+    /// The speaker has ended.
+    pub async fn take(&self, loaded: Loaded, trigger: Trigger) -> Result<views::Plan, String> {
+        let mut disabled = self.disabled.lock().await;
+        self.apply(loaded, trigger, &mut disabled).await
+    }
+
+    /// Keeps for `status` what hinders a newer configuration.
+    pub fn note(&self, notes: Vec<String>) {
+        self.current.send_if_modified(|current| {
+            let modified = current.notes != notes;
+            current.notes = notes;
+            modified
+        });
+    }
+
+    /// The moment this daemon was made, by both clocks.
+    pub fn started_at(&self) -> (Instant, jiff::Timestamp) {
+        (self.started, self.started_wall)
     }
 
     /// Applies a valid configuration.
@@ -127,7 +170,7 @@ impl Daemon {
         let plan = old.plan(&new);
         let changes = source::changes(&plan);
         for warning in &new.warnings {
-            tracing::warn!(file = %self.file.display(), "{warning}");
+            tracing::warn!(file = %self.origin.display(), "{warning}");
         }
         for change in &changes {
             tracing::info!(effect = %change.effect, "configuration: {}", change.what);
@@ -150,10 +193,11 @@ impl Daemon {
                 loaded: now(),
                 refused: None,
                 needs_restart: plan.restart_required,
+                notes: std::mem::take(&mut current.notes),
             };
         });
         tracing::info!(
-            file = %self.file.display(),
+            file = %self.origin.display(),
             because = trigger.words(),
             changes = changes.len(),
             "configuration loaded"
@@ -165,7 +209,7 @@ impl Daemon {
     fn refuse(&self, error: &LoadError) -> String {
         let line = error.lines().join("; ");
         tracing::error!(
-            file = %self.file.display(),
+            file = %self.origin.display(),
             problems = %line,
             "configuration refused, the old one keeps running"
         );
@@ -267,13 +311,14 @@ impl Backend for Daemon {
         let current = self.current.borrow().clone();
         Snapshot {
             config: current.config,
-            file: self.file.clone(),
+            file: self.origin.clone(),
             generation: current.generation,
             loaded: current.loaded,
             refused: current.refused,
             needs_restart: current.needs_restart,
             started: self.started,
             first_sync: self.speaker.first_sync(),
+            notes: current.notes,
         }
     }
 
@@ -283,7 +328,7 @@ impl Backend for Daemon {
 
     fn plan(&self, file: &str, text: &str) -> Result<views::Plan, String> {
         // Without a directory of its own the text is seen as standing beside the running file.
-        let path = self.file.parent().unwrap_or(Path::new("")).join(file);
+        let path = self.origin.parent().unwrap_or(Path::new("")).join(file);
         let new = config::load_text(&path, text).map_err(|error| error.to_string())?.config;
         let plan = self.current.borrow().config.plan(&new);
         Ok(views::Plan { applied: false, changes: source::changes(&plan), warnings: new.warnings })

@@ -27,6 +27,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use self::client::Client;
 use self::output::Format;
 use crate::api;
+use crate::app::cluster::ClusterOptions;
 use crate::app::logging::LogFormat;
 use crate::app::{self, RunOptions};
 use crate::kube::crd;
@@ -93,8 +94,23 @@ enum Command {
 #[derive(Args, Debug)]
 struct RunArgs {
     /// The configuration file
-    #[arg(long, short, env = "ROUTELET_CONFIG", value_name = "FILE")]
-    config: PathBuf,
+    #[arg(
+        long,
+        short,
+        env = "ROUTELET_CONFIG",
+        value_name = "FILE",
+        required_unless_present = "kubernetes"
+    )]
+    config: Option<PathBuf>,
+    /// Take the configuration from Kubernetes objects; a file has kernel, api and stateDir only then
+    #[arg(long)]
+    kubernetes: bool,
+    /// Name of the own Node in Kubernetes [default: the host's name]
+    #[arg(long, env = "NODE_NAME", value_name = "NAME", hide_env_values = true)]
+    node_name: Option<String>,
+    /// Namespace of the Secrets with passwords [default: that of the credentials]
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", hide_env_values = true)]
+    namespace: Option<String>,
     /// How log lines look
     #[arg(long, env = "ROUTELET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -155,6 +171,9 @@ struct StatusArgs {
     /// Exit with 1 and say what is wrong if anything is
     #[arg(long)]
     check: bool,
+    /// Exit with 1 and say what is missing if the agent is not ready; a peer that is down is not missing
+    #[arg(long, conflicts_with = "check")]
+    ready: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -281,8 +300,10 @@ fn execute(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<Outcome> {
         Client::new(cli.socket.clone().unwrap_or_else(|| PathBuf::from(api::DEFAULT_SOCKET)));
     match cli.command {
         Command::Run(args) => {
+            let cluster = ClusterOptions { node: args.node_name, namespace: args.namespace };
             let options = RunOptions {
                 config: args.config,
+                cluster: args.kubernetes.then_some(cluster),
                 log_format: args.log_format,
                 log_level: args.log_level,
                 socket: cli.socket,

@@ -80,7 +80,7 @@ pub fn load_text(path: &Path, text: &str) -> Result<Loaded, LoadError> {
 }
 
 /// The name of this host, where it can be a node's.
-fn host_name() -> Option<String> {
+pub fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     scalar::name(name.trim()).ok()
 }

@@ -34,7 +34,7 @@ mod watch;
 mod tests;
 
 pub use self::file::known_keys;
-pub use self::load::{LoadError, Loaded, load, load_text};
+pub use self::load::{LoadError, Loaded, host_name, load, load_text};
 pub use self::parse::ReadPassword;
 pub use self::plan::{PeerStep, Plan};
 pub use self::problem::{ConfigError, Place, Problem};

@@ -6,6 +6,7 @@
 //! of values against each other: the caller leaves out or replaces objects and tries again.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::file::{self, ConfigFile};
 use super::problem::{Problem, Problems};
@@ -57,12 +58,12 @@ pub(crate) fn assemble(
     }
 }
 
-/// Reads the file beside the objects: what concerns this host only (`kernel`, `api`, `stateDir`).
+/// Reads the file beside the objects: what concerns this host only (`kernel`, `api`, `stateDir`); the
+/// last also as its value.
 ///
 /// # Errors
 /// What is wrong with it; keys that the objects decide are.
-#[allow(dead_code, reason = "`routelet run --kubernetes` comes with the watches")]
-pub(crate) fn read_base(name: &str, text: &str) -> Result<ConfigFile, ConfigError> {
+pub(crate) fn read_base(name: &str, text: &str) -> Result<(ConfigFile, PathBuf), ConfigError> {
     let mut problems = Problems::default();
     let base = file::read(text, &mut problems).unwrap_or_default();
     let decided = [
@@ -83,6 +84,10 @@ pub(crate) fn read_base(name: &str, text: &str) -> Result<ConfigFile, ConfigErro
         }
     }
     let no_secrets = |_: &std::path::Path| Err("no password belongs here".to_owned());
-    let _ = parse::parse(&base, &no_secrets, &mut problems);
-    if problems.is_valid() { Ok(base) } else { Err(problems.into_error(name, text)) }
+    let spec = parse::parse(&base, &no_secrets, &mut problems);
+    if problems.is_valid() {
+        Ok((base, spec.state_dir))
+    } else {
+        Err(problems.into_error(name, text))
+    }
 }

@@ -72,6 +72,7 @@ fn problems(snapshot: &Snapshot, peers: &[views::Peer], kernel: &KernelStatus) -
             snapshot.file.display()
         ));
     }
+    problems.extend(snapshot.notes.iter().map(|note| format!("configuration: {note}")));
     for field in &snapshot.needs_restart {
         problems.push(format!("a change of the configuration waits for a restart: {field}"));
     }

@@ -169,7 +169,6 @@ impl Entry {
 impl Translator {
     /// For the node with this name, on this host; `base` has what concerns the host only.
     #[must_use]
-    #[allow(dead_code, reason = "`routelet run --kubernetes` comes with the watches")]
     pub(crate) fn new(node_name: String, base: ConfigFile, host: Arc<dyn Host>) -> Self {
         Self { node_name, base, host, accepted: Objects::default() }
     }
