@@ -4,7 +4,7 @@ use routelet::kernel::{KernelConfig, RouteStatus};
 use routelet_tests::harness::Case;
 use routelet_tests::scene::Scene;
 
-use crate::world::{Kernel, config, eventually, failed, inside, pause, reachable};
+use crate::world::{Kernel, config, eventually, failed, inside, pause, reachable, unreachable};
 
 pub const CASES: &[Case] = &[
     ("install::both_families", both_families),
@@ -147,6 +147,9 @@ fn another_table(scene: &Scene) -> anyhow::Result<()> {
         world.until_shown("fd01::/64", &[six]).await?;
         // A stranger in the main table with our number is in nobody's territory of ours.
         world.ip("route add 10.9.0.0/24 via 10.0.0.2 proto 179 metric 1179")?;
+        // Yet no next hop resolves through it.
+        kernel.track("10.9.0.7");
+        kernel.until_answered("10.9.0.7", unreachable("no route")).await?;
         kernel.first_sync();
         kernel.until_synced().await?;
         world.ip("route del 10.1.0.0/24 table 5000")?;

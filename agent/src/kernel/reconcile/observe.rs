@@ -72,7 +72,7 @@ impl Reconciler {
         for route in &foreign {
             self.note_clash(route, false);
         }
-        let main = foreign.into_iter().filter(|route| route.key.table == MAIN_TABLE);
+        let main = foreign.into_iter().filter(|route| self.may_resolve_through(route));
         self.topology = Topology::new(links, addresses, main);
         self.refresh(&[Affected::All], now);
         let adopted = own.len();
@@ -140,6 +140,12 @@ impl Reconciler {
     pub(super) fn is_ours(&self, route: &KernelRoute) -> bool {
         let territory = Territory { table: route.key.table, protocol: route.protocol };
         self.territories.contains(&territory)
+    }
+
+    /// Whether it is a way to a next hop: in the main table and not with our number, not even where
+    /// it is none of ours, as after a change of the table across a restart.
+    fn may_resolve_through(&self, route: &KernelRoute) -> bool {
+        route.key.table == MAIN_TABLE && route.protocol != self.config.protocol
     }
 
     fn written(&mut self, write: Write, result: Result<(), WriteError>, now: Instant) {
@@ -360,7 +366,7 @@ impl Reconciler {
             // It took the place of ours; the clash keeps us from taking it back.
             self.observe(id, Have::Absent, Culprit::Protocol(route.protocol), now);
         }
-        if route.key.table == MAIN_TABLE {
+        if self.may_resolve_through(&route) {
             self.topology.route(route, replaces)
         } else {
             Affected::None
@@ -377,7 +383,11 @@ impl Reconciler {
                 }
             }
         }
-        if route.key.table == MAIN_TABLE { self.topology.route_gone(route) } else { Affected::None }
+        if self.may_resolve_through(route) {
+            self.topology.route_gone(route)
+        } else {
+            Affected::None
+        }
     }
 
     /// Remembers somebody else's route where ours could be; says whether it is such a one.

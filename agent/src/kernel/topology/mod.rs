@@ -312,6 +312,16 @@ impl Topology {
         if let Err(reason) = self.usable(interface) {
             return Resolution::Unreachable(reason);
         }
+        // After a link has come up its fe80::/64 takes a moment; until then the kernel refuses
+        // link-local gateways.
+        let connected = self.routes.cover(&route::host_prefix(address)).any(|(_, list)| {
+            let mut hops = list.0.iter().flat_map(|route| &route.hops);
+            hops.any(|hop| hop.interface == interface && hop.via.is_none())
+        });
+        if !connected {
+            let name = self.link_name(interface);
+            return Resolution::Unreachable(format!("{name} has no link-local address"));
+        }
         let hop = Hop { via: Some(address), interface, onlink: false, hops: 0 };
         let how = format!("on link, dev {}", self.link_name(interface));
         Resolution::Reachable { hops: SmallVec::from_buf([hop]), metric: 0, how }

@@ -137,13 +137,17 @@ fn the_last_ipv4_address_of_a_link_takes_its_routes_away() {
 
 #[test]
 fn an_interface_may_be_asked_for() {
-    let topology =
-        topology(&[route("10.0.0.0/24", 0, &[("", ETH0)]), route("10.0.0.0/24", 9, &[("", ETH1)])]);
+    let topology = topology(&[
+        route("10.0.0.0/24", 0, &[("", ETH0)]),
+        route("10.0.0.0/24", 9, &[("", ETH1)]),
+        route("fe80::/64", 256, &[("", ETH1)]),
+    ]);
     let Resolution::Reachable { hops, .. } = resolve(&topology, "10.0.0.2", ETH1) else {
         panic!("reachable over eth1");
     };
     assert_eq!(hops[0].interface, ETH1);
     assert!(matches!(resolve(&topology, "fe80::1", ETH1), Resolution::Reachable { .. }));
+    assert!(matches!(resolve(&topology, "fe80::1", ETH0), Resolution::Unreachable(_)));
     assert!(matches!(resolve(&topology, "fe80::1", 0), Resolution::Unreachable(_)));
     assert!(matches!(resolve(&topology, "fe80::1", 99), Resolution::Unreachable(_)));
 }
