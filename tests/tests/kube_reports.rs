@@ -17,6 +17,7 @@ use routelet::kube::source::{self, Options, Timing};
 use routelet::kube::status::{self, Agent, Facts, Rhythm};
 use routelet::kube::watch::Pace;
 use routelet_tests::fakeapi::{FakeApi, Fault};
+use routelet_tests::harness;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -375,4 +376,72 @@ async fn the_examples_are_accepted() {
         }
         drop(agents);
     }
+}
+
+/// A daemon that ends with the test.
+struct Daemon(std::process::Child);
+
+impl Daemon {
+    fn start(api: &FakeApi, node: &str, directory: &Path) -> Self {
+        let directory = directory.join(node);
+        std::fs::create_dir_all(&directory).expect("directory");
+        let kubeconfig = directory.join("kubeconfig");
+        let credentials = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "fake",
+            "clusters": [{"name": "fake", "cluster": {"server": api.url()}}],
+            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "nobody"}}],
+            "users": [{"name": "nobody", "user": {}}],
+        });
+        std::fs::write(&kubeconfig, credentials.to_string()).expect("kubeconfig");
+        let file = directory.join("base.yaml");
+        let here = directory.display();
+        let base = format!(
+            "kernel: {{enabled: false}}\napi: {{socket: {here}/socket}}\nstateDir: {here}/state\n"
+        );
+        std::fs::write(&file, base).expect("base");
+        let log = std::fs::File::create(directory.join("log")).expect("log");
+        let child = std::process::Command::new(harness::routelet().expect("the agent's binary"))
+            .args(["run", "--kubernetes", "--config"])
+            .arg(&file)
+            .env("KUBECONFIG", &kubeconfig)
+            .env("NODE_NAME", node)
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        Self(child)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The whole program, twice: two nodes find each other through the API server and nothing else.
+#[tokio::test]
+async fn two_agents_mesh_through_the_api_server() {
+    let api = FakeApi::start().await;
+    api.node("node-a", "127.0.0.11", "10.244.1.0/24");
+    api.node("node-b", "127.0.0.12", "10.244.2.0/24");
+    api.custom("BGPConfiguration", "default", json!({"listenPort": 17911}));
+    let directory = tempfile::tempdir().expect("directory");
+    let status = |api: &FakeApi, node: &str| {
+        api.get("bgpnodestatuses", node).map_or(Value::Null, |object| object["status"].clone())
+    };
+    let _a = Daemon::start(&api, "node-a", directory.path());
+    let b = Daemon::start(&api, "node-b", directory.path());
+    // The first report may come before the session, the next one 5 s after.
+    api.until("both report the session", |api| {
+        status(api, "node-a")["peersEstablished"] == 1
+            && status(api, "node-b")["peersEstablished"] == 1
+    })
+    .await;
+    assert_eq!(status(&api, "node-a")["configuration"]["source"], "Live");
+    assert!(directory.path().join("node-a/state/kubernetes.json").exists());
+    // A Node that goes takes the peer with it, live.
+    drop(b);
+    api.delete("nodes", "node-b");
+    api.until("no peer is left", |api| status(api, "node-a")["peersTotal"] == 0).await;
 }
