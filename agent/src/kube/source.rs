@@ -182,7 +182,8 @@ pub fn start(
 
 struct Source {
     options: Options,
-    translator: Translator,
+    /// `None` while a configuration is being made.
+    translator: Option<Translator>,
     state: watch::Sender<State>,
     objects: Objects,
     secrets: Secrets,
@@ -207,7 +208,7 @@ impl Source {
         Self {
             addresses: options.host.addresses(),
             options,
-            translator,
+            translator: Some(translator),
             state,
             objects: Objects::default(),
             secrets: Secrets::default(),
@@ -259,7 +260,7 @@ impl Source {
                 }
                 () = at(waits_for_disk.then_some(patience)) => {
                     waits_for_disk = false;
-                    self.translate_saved();
+                    self.translate_saved().await;
                 }
                 _ = look.tick() => {
                     let addresses = self.options.host.addresses();
@@ -278,7 +279,9 @@ impl Source {
         match disk::load(&self.options.state_dir, &self.options.node) {
             Ok(None) => false,
             Ok(Some(saved)) => {
-                self.translator.resume(saved.objects.clone());
+                if let Some(translator) = &mut self.translator {
+                    translator.resume(saved.objects.clone());
+                }
                 self.secrets = saved.secrets.clone();
                 self.written = Some(saved.written);
                 self.saved = Some((saved.objects, saved.secrets));
@@ -439,7 +442,10 @@ impl Source {
     }
 
     async fn translate_live(&mut self) {
-        let translation = self.translator.translate(&self.objects, &self.secrets);
+        let Some(translation) = self.translate(self.objects.clone(), self.secrets.clone()).await
+        else {
+            return;
+        };
         self.watch_secrets(&translation.secrets);
         let good = translation.config.is_ok();
         self.publish(translation, Origin::Live);
@@ -448,10 +454,24 @@ impl Source {
         }
     }
 
-    fn translate_saved(&mut self) {
+    /// Makes a configuration on a thread that may take its time: with a thousand Nodes and many refused
+    /// objects it is longer than a task may hold its own. Updates wait in their channel meanwhile.
+    async fn translate(&mut self, objects: Objects, secrets: Secrets) -> Option<Translation> {
+        let mut translator = self.translator.take()?;
+        let made = tokio::task::spawn_blocking(move || {
+            let translation = translator.translate(&objects, &secrets);
+            (translator, translation)
+        });
+        // A panic in there has ended the process already: see `app::failure`.
+        let (translator, translation) = made.await.ok()?;
+        self.translator = Some(translator);
+        Some(translation)
+    }
+
+    async fn translate_saved(&mut self) {
         let Some((objects, secrets)) = self.saved.clone() else { return };
         let written = self.written.clone().unwrap_or_default();
-        let translation = self.translator.translate(&objects, &secrets);
+        let Some(translation) = self.translate(objects, secrets).await else { return };
         match &translation.config {
             Ok(_) => tracing::warn!(
                 %written,
@@ -574,7 +594,8 @@ impl Source {
 
     /// Keeps what the configuration was made of, if it has changed.
     async fn save(&mut self) {
-        let now = (self.translator.accepted().clone(), self.secrets.clone());
+        let Some(translator) = &self.translator else { return };
+        let now = (translator.accepted().clone(), self.secrets.clone());
         if self.saved.as_ref() == Some(&now) {
             return;
         }
