@@ -55,6 +55,9 @@ fn samples() -> Vec<(&'static str, Value)> {
 
     for mut peer in convert::peers(&fake.peers, now) {
         add("Peer", &peer);
+        for family in &mut peer.families {
+            family.disabled = Some("why".to_owned());
+        }
         peer.interface = Some("eth0".to_owned());
         add("Peer", &peer);
         if let Some(negotiated) = &mut peer.negotiated {
