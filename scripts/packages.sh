@@ -8,6 +8,8 @@ set -eu
 # package | a file it brings | its services | what is skipped without it
 WANTED='bird2|/usr/sbin/bird|bird|interoperation with BIRD 2
 frr|/usr/lib/frr/bgpd|frr|interoperation with FRR
+gobgpd|/usr/bin/gobgpd|gobgpd|interoperation with GoBGP
+openbgpd|/usr/sbin/bgpctl|openbgpd|interoperation with OpenBGPD
 iproute2|/sbin/ip|-|the kernel routes as `ip route` shows them'
 
 POLICY=/usr/sbin/policy-rc.d

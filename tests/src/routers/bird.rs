@@ -106,6 +106,11 @@ impl Router for Bird {
         Ok(())
     }
 
+    fn sessions_text(&self) -> anyhow::Result<String> {
+        let log = self.process.as_ref().map(Process::log).unwrap_or_default();
+        Ok(self.ask("show protocols all")? + &log)
+    }
+
     fn speaker(&self) -> &dyn Speaker {
         self
     }

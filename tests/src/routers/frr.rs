@@ -139,6 +139,12 @@ impl Router for Frr {
         .map(drop)
     }
 
+    fn sessions_text(&self) -> anyhow::Result<String> {
+        // What is shown is what happened last; a refused attempt a second later takes its place.
+        let log = self.running.as_ref().map(|[_, bgpd]| bgpd.log()).unwrap_or_default();
+        Ok(self.ask(&["show bgp neighbors"])? + &log)
+    }
+
     fn speaker(&self) -> &dyn Speaker {
         self
     }
@@ -159,6 +165,7 @@ fn render(spec: &RouterSpec) -> String {
         "hostname bgpd
 router bgp {}
  bgp router-id {}
+ bgp log-neighbor-changes
  no bgp ebgp-requires-policy
  no bgp default ipv4-unicast
  no bgp network import-check

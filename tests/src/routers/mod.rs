@@ -1,6 +1,6 @@
-//! Routers behind one face: BIRD and FRR from their packages, and the agent itself.
+//! Routers behind one face: BIRD, FRR, GoBGP and OpenBGPD from their packages, and the agent itself.
 //!
-//! In flow: a [`RouterSpec`], which BIRD and FRR each render in their own language. Out flow: running
+//! In flow: a [`RouterSpec`], which each of them renders in its own language. Out flow: running
 //! daemons, and their tables in their own words, read through their own command lines.
 
 use std::net::IpAddr;
@@ -17,10 +17,14 @@ use crate::want::RibRoute;
 
 mod bird;
 mod frr;
+mod gobgp;
+mod openbgpd;
 mod ours;
 
 pub use bird::Bird;
 pub use frr::Frr;
+pub use gobgp::Gobgp;
+pub use openbgpd::Openbgpd;
 
 /// How long sessions may take to come up, restarts of either side included.
 pub const SESSIONS: Duration = Duration::from_secs(30);
@@ -75,6 +79,13 @@ pub trait Router: Speaker {
     /// If it refuses.
     fn withdraw(&mut self, prefix: IpNet) -> anyhow::Result<()>;
 
+    /// What it shows of its sessions and has logged of them, in its own words: where the text of a
+    /// NOTIFICATION is to be found (RFC 9003).
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    fn sessions_text(&self) -> anyhow::Result<String>;
+
     /// Itself as a speaker.
     fn speaker(&self) -> &dyn Speaker;
 }
@@ -86,6 +97,10 @@ pub enum Kind {
     Bird,
     /// FRR.
     Frr,
+    /// GoBGP, which leaves the kernel alone.
+    Gobgp,
+    /// OpenBGPD, which leaves the kernel alone.
+    Openbgpd,
 }
 
 impl Kind {
@@ -103,6 +118,8 @@ impl Kind {
         Ok(match self {
             Self::Bird => Box::new(Bird::new(scene, name, netns, spec)?),
             Self::Frr => Box::new(Frr::new(scene, name, netns, spec)?),
+            Self::Gobgp => Box::new(Gobgp::new(scene, name, netns, spec)?),
+            Self::Openbgpd => Box::new(Openbgpd::new(scene, name, netns, spec)?),
         })
     }
 }
@@ -118,7 +135,7 @@ pub struct RouterSpec {
     pub neighbors: Vec<Neighbor>,
     /// What it originates.
     pub announcements: Vec<Announcement>,
-    /// Whether it puts routes into its kernel.
+    /// Whether it puts routes into its kernel (BIRD and FRR can).
     pub forwards: bool,
 }
 
