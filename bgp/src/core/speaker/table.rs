@@ -35,6 +35,9 @@ pub(super) const CHANGED: u16 = 1 << 5;
 /// A route of our own that is a service address.
 pub(super) const SERVICE: u16 = 1 << 6;
 
+/// Prefixes of one length that stand together in the index: a cache line of its entries.
+const NEIGHBOURS: u128 = 8;
+
 /// One path.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Path {
@@ -127,8 +130,18 @@ impl<P: NlriPrefix> Table<P> {
         }
     }
 
+    /// Neighbours stand side by side in the index, in one cache line: tables come in runs of them,
+    /// and a place far from the last one is a cache miss. The low bits choose the place and the top
+    /// ones the tag, so both tell neighbours apart.
     fn hash(&self, prefix: &P) -> u32 {
-        fold(self.hasher.hash_one(prefix))
+        let address = match (*prefix).into() {
+            IpNet::V4(net) => u128::from(u32::from(net.addr())),
+            IpNet::V6(net) => u128::from(net.addr()),
+        };
+        let number = address.checked_shr(u32::from(P::MAX_BITS - prefix.bits())).unwrap_or(0);
+        let (run, place) = (number / NEIGHBOURS, (number % NEIGHBOURS) as u32);
+        let hash = fold(self.hasher.hash_one((run as u64, (run >> 64) as u64, prefix.bits())));
+        (hash & !(NEIGHBOURS as u32 - 1) | place) ^ place << 25
     }
 
     /// The destination, if the number is in use or was once.
