@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,9 @@ use crate::core::view::SessionView;
 
 /// How often the same failure to connect is logged again.
 const REPEAT_LOG: Duration = Duration::from_secs(600);
+
+/// How late a timer may go off for the sake of others.
+const LATEST: Duration = Duration::from_millis(128);
 
 /// What a session task is told.
 #[derive(Debug)]
@@ -242,7 +245,7 @@ impl SessionTask {
         }
         if self.timer_at != Some(wanted) {
             self.timer_at = Some(wanted);
-            self.timer.as_mut().reset(wanted.into());
+            self.timer.as_mut().reset(together(now, wanted).into());
         }
         self.timer.as_mut().poll(context).is_ready()
     }
@@ -449,6 +452,21 @@ fn feed(session: &mut Session, link: &mut Link, octets: usize, now: Instant) {
     }
 }
 
+/// When to wake up for a timer: at most a 32nd of its time late, and never more than [`LATEST`], so
+/// that a thousand sessions at rest share wake-ups.
+fn together(now: Instant, wanted: Instant) -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    let epoch = *EPOCH.get_or_init(|| now);
+    let slack = (wanted.saturating_duration_since(now) / 32).min(LATEST).as_millis() as u64;
+    let (Some(slot), since) =
+        (slack.checked_ilog2().map(|log| 1 << log), wanted.saturating_duration_since(epoch))
+    else {
+        return wanted;
+    };
+    let millis = since.as_nanos().div_ceil(1_000_000) as u64;
+    epoch + Duration::from_millis(millis.next_multiple_of(slot))
+}
+
 fn endpoints(stream: &TcpStream) -> io::Result<Endpoints> {
     let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
     Ok(Endpoints { local, remote, interface: shared_interface(local, remote) })
@@ -456,4 +474,27 @@ fn endpoints(stream: &TcpStream) -> io::Result<Endpoints> {
 
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_near_each_other_go_off_together_and_hardly_late() {
+        let start = now();
+        let _ = together(start, start);
+        for millis in [0_u64, 1, 20, 31, 33, 1000, 2999, 3000, 30_000, 90_000] {
+            for offset in 0..50 {
+                let now = start + Duration::from_micros(offset * 777);
+                let wanted = now + Duration::from_millis(millis);
+                let late = together(now, wanted).duration_since(wanted);
+                assert!(late <= LATEST, "{late:?} after {millis} ms");
+                assert!(late.as_millis() as u64 <= millis / 32, "{late:?} after {millis} ms");
+            }
+        }
+        let at = |offset| together(start, start + Duration::from_millis(3000 + offset));
+        let distinct: std::collections::BTreeSet<_> = (0..3000_u64).map(at).collect();
+        assert!(distinct.len() <= 3000 / 64 + 3, "{} wake-ups", distinct.len());
+    }
 }
