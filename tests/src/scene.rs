@@ -126,7 +126,8 @@ impl Fabric {
         Ok(netns)
     }
 
-    /// Node `number` with a pod, in a subnet.
+    /// Node `number` with a pod, in a subnet; its reverse path filter is strict for node 1, loose
+    /// for node 2, off for node 3, and so on.
     ///
     /// # Errors
     /// If the number is taken.
@@ -135,6 +136,8 @@ impl Fabric {
         let netns = self.host(&name, subnet, 10 + number)?;
         let pod = self.network.host(&format!("pod{number}"))?;
         let pod_addresses = attach_pod(&netns, "pod0", &pod, &pod_cidrs(number)?)?;
+        // Distributions differ in it: strict, loose and off all have to do.
+        netns.rp_filter(number % 3)?;
         Ok(Place { name, number, subnet, netns, pod, pod_addresses })
     }
 }
