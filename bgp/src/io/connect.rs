@@ -40,12 +40,19 @@ pub async fn connect(config: Arc<PeerConfig>) -> io::Result<TcpStream> {
 /// Sets what every connection with the peer has, whoever opened it.
 ///
 /// # Errors
-/// What `setsockopt` says.
+/// What `setsockopt` says; a connection that came from further away than the peer may be.
 pub fn prepare(socket: &impl std::os::fd::AsFd, config: &PeerConfig) -> io::Result<()> {
     socket2::SockRef::from(socket).set_tcp_nodelay(true)?;
     sockopt::set_ttl(socket, config.address, config.ttl)?;
     if let Some(least) = config.minimum_received_ttl {
         sockopt::set_minimum_ttl(socket, config.address, least)?;
+        // The limit holds from now on. What came right behind the SYN of an accepted connection is
+        // in the buffer already, but has come the same way.
+        if let Some(ttl) = sockopt::syn_ttl(socket).filter(|ttl| *ttl < least) {
+            return Err(io::Error::other(format!(
+                "it came with TTL {ttl}, and ttlSecurity asks for {least}"
+            )));
+        }
     }
     Ok(())
 }

@@ -106,6 +106,7 @@ impl Listener {
             // The answer to a SYN is sent before the peer is known; a peer that enforces a TTL
             // (RFC 5082) would drop a lower one.
             sockopt::set_ttl(&socket, address.ip(), 255)?;
+            sockopt::save_syn(&socket)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             TcpListener::from_std(socket.into())

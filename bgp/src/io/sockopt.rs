@@ -69,6 +69,41 @@ pub fn set_minimum_ttl(socket: &impl AsFd, peer: IpAddr, least: u8) -> io::Resul
     }
 }
 
+/// Makes a listening socket keep the SYN of each connection for [`syn_ttl`].
+///
+/// # Errors
+/// What `setsockopt` says.
+pub fn save_syn(socket: &impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &c_int::from(true))
+}
+
+/// The TTL or hop limit that the SYN of an accepted connection came with. `None` if it was not saved,
+/// or has been asked for before.
+#[must_use]
+pub fn syn_ttl(socket: &impl AsFd) -> Option<u8> {
+    // An IPv6 header and the longest TCP header; the kernel gives nothing if there is less room.
+    let mut headers = [0_u8; 512];
+    let mut length = headers.len() as socklen_t;
+    // SAFETY: `headers` has `length` octets to write to, and both live through the call.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            headers.as_mut_ptr().cast::<c_void>(),
+            &raw mut length,
+        )
+    };
+    if outcome != 0 || length < 20 {
+        return None;
+    }
+    match headers[0] >> 4 {
+        4 => Some(headers[8]),
+        6 => Some(headers[7]),
+        _ => None,
+    }
+}
+
 /// Sets the TTL or hop limit of what is sent.
 ///
 /// # Errors
