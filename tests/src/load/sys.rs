@@ -1,10 +1,11 @@
-//! The few system calls of the load generator that the standard library does not have: epoll, a
-//! network namespace for this process, another process's CPU clock, and death with the parent.
+//! The few system calls of the tests that the standard library does not have: epoll, a
+//! network namespace for this process, another process's CPU clock, death with the parent, TCP MD5.
 //!
-//! The only file of the load generator that uses `unsafe`; every function is safe to call.
+//! The only file of the tests that uses `unsafe`; every function is safe to call.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -121,6 +122,32 @@ pub fn bind_to_first_core(command: &mut Command) {
             check(libc::sched_setaffinity(0, size_of_val(&cores), &cores)).map(|_| ())
         });
     }
+}
+
+/// Sets the TCP MD5 key (RFC 2385) that a socket uses with `peer`. An IPv4 socket that has none yet.
+pub fn set_md5_key(socket: &impl AsRawFd, peer: Ipv4Addr, key: &[u8]) -> io::Result<()> {
+    /// `struct tcp_md5sig`: the address as a sockaddr_storage, flags, prefix length, length of the
+    /// key, interface, key.
+    const SIZE: usize = 128 + 1 + 1 + 2 + 4 + 80;
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let length = u16::try_from(key.len()).map_err(|_| invalid())?;
+    let mut option = [0u8; SIZE];
+    let family = libc::sa_family_t::try_from(libc::AF_INET).map_err(|_| invalid())?;
+    option[..2].copy_from_slice(&family.to_ne_bytes());
+    option[4..8].copy_from_slice(&peer.octets());
+    option[130..132].copy_from_slice(&length.to_ne_bytes());
+    option.get_mut(136..136 + key.len()).ok_or_else(invalid)?.copy_from_slice(key);
+    // SAFETY: the kernel reads SIZE octets of a local.
+    let code = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_MD5SIG,
+            option.as_ptr().cast(),
+            SIZE as libc::socklen_t,
+        )
+    };
+    check(code).map(drop)
 }
 
 /// Asks a process of ours to end.

@@ -9,10 +9,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use routelet_tests::load::sys::set_md5_key;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::case::Context;
+use crate::special::{self, SPECIALS};
 use crate::wire;
 
 /// How long anything may take before a case fails. Generous: only a failure waits so long.
@@ -75,6 +77,7 @@ impl Daemon {
         // The port is free now; nobody else takes ports on this address.
         let port = TcpListener::bind((DAEMON_ADDRESS, 0))?.local_addr()?.port();
         let config = directory.path().join("node.yaml");
+        std::fs::write(directory.path().join("key"), special::KEY)?;
         std::fs::write(&config, configuration(directory.path(), port, cases)?)?;
         let binary = routelet_tests::harness::routelet()?;
         let log = std::fs::File::create(directory.path().join("log"))?;
@@ -137,10 +140,44 @@ impl Daemon {
 
     /// What the daemon has of `prefix`/24 from the case's peer.
     pub fn routes(&self, context: &Context, prefix: Ipv4Addr) -> anyhow::Result<Vec<Value>> {
-        let name = context.kind.name(context.number);
+        self.routes_from(&context.kind.name(context.number), prefix)
+    }
+
+    /// What the daemon has of `prefix`/24 from a peer.
+    pub fn routes_from(&self, peer: &str, prefix: Ipv4Addr) -> anyhow::Result<Vec<Value>> {
         let routes = self.command(&["routes", &format!("{prefix}/24")])?;
         let routes = routes.as_array().context("an array")?;
-        Ok(routes.iter().filter(|route| route["from"] == name.as_str()).cloned().collect())
+        Ok(routes.iter().filter(|route| route["from"] == peer).cloned().collect())
+    }
+
+    /// `routelet VERB PEER --message TEXT`.
+    pub fn act(&self, verb: &str, peer: &str, message: &str) -> anyhow::Result<()> {
+        self.say(&[verb, peer, "--message", message])
+    }
+
+    /// `routelet enable PEER`.
+    pub fn enable(&self, peer: &str) -> anyhow::Result<()> {
+        self.say(&["enable", peer])
+    }
+
+    fn say(&self, words: &[&str]) -> anyhow::Result<()> {
+        let output = Command::new(&self.binary)
+            .arg("--socket")
+            .arg(self.directory.path().join("api.sock"))
+            .args(words)
+            .output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// A connection with these options, nothing sent yet.
+    pub fn dial(&self, dial: &Dial<'_>) -> anyhow::Result<Peer> {
+        Peer::dial(dial, self.address)
+    }
+
+    /// A peer as `routelet peer` shows it.
+    pub fn peer_named(&self, name: &str) -> anyhow::Result<Value> {
+        self.command(&["peer", name])
     }
 
     /// Waits until the case's peer has a route for `prefix`/24.
@@ -156,7 +193,7 @@ impl Daemon {
 
     /// The case's peer as `routelet peer` shows it.
     pub fn peer(&self, context: &Context) -> anyhow::Result<Value> {
-        self.command(&["peer", &context.kind.name(context.number)])
+        self.peer_named(&context.kind.name(context.number))
     }
 
     /// The daemon runs, and the witness's session has been up from the beginning.
@@ -217,7 +254,8 @@ impl Daemon {
     }
 }
 
-fn announcement(updates: &[Vec<u8>], prefix: Ipv4Addr) -> Option<Vec<u8>> {
+/// The UPDATE that announces `prefix`/24.
+pub fn announcement(updates: &[Vec<u8>], prefix: Ipv4Addr) -> Option<Vec<u8>> {
     updates
         .iter()
         .find(|body| {
@@ -276,6 +314,16 @@ fn configuration(directory: &std::path::Path, port: u16, cases: usize) -> anyhow
             )?;
         }
     }
+    for special in SPECIALS {
+        writeln!(
+            text,
+            "  - {{name: {}, peerIP: {}, asNumber: {}, passive: true, {}}}",
+            special.name,
+            special.address(),
+            special.kind.asn(),
+            special.options
+        )?;
+    }
     Ok(text)
 }
 
@@ -297,6 +345,24 @@ pub fn poll<T>(mut attempt: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result
     }
 }
 
+/// How a connection is opened.
+pub struct Dial<'a> {
+    pub from: Ipv4Addr,
+    pub ttl: Option<u32>,
+    /// In octets; it bounds the window.
+    pub receive_buffer: Option<usize>,
+    /// TCP MD5.
+    pub key: Option<&'a [u8]>,
+    pub patience: Duration,
+}
+
+impl Dial<'_> {
+    /// Nothing special.
+    pub fn from(from: Ipv4Addr) -> Self {
+        Self { from, ttl: None, receive_buffer: None, key: None, patience: DEADLINE }
+    }
+}
+
 /// A message's type and body, or the end of the connection.
 type Received = Option<(u8, Vec<u8>)>;
 
@@ -308,9 +374,22 @@ pub struct Peer {
 
 impl Peer {
     pub fn connect(from: Ipv4Addr, to: SocketAddr) -> anyhow::Result<Self> {
+        Self::dial(&Dial::from(from), to)
+    }
+
+    fn dial(dial: &Dial<'_>, to: SocketAddr) -> anyhow::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-        socket.bind(&SocketAddr::from((from, 0)).into())?;
-        socket.connect_timeout(&to.into(), DEADLINE)?;
+        socket.bind(&SocketAddr::from((dial.from, 0)).into())?;
+        if let Some(ttl) = dial.ttl {
+            socket.set_ttl_v4(ttl)?;
+        }
+        if let Some(size) = dial.receive_buffer {
+            socket.set_recv_buffer_size(size)?;
+        }
+        if let Some(key) = dial.key {
+            set_md5_key(&socket, DAEMON_ADDRESS, key)?;
+        }
+        socket.connect_timeout(&to.into(), dial.patience)?;
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         Ok(Self { stream, received: Vec::new() })
@@ -355,7 +434,7 @@ impl Peer {
     }
 
     /// The same with a time of its own; the outer `None` when nothing came within it.
-    fn read_message_within(&mut self, limit: Duration) -> anyhow::Result<Option<Received>> {
+    pub fn read_message_within(&mut self, limit: Duration) -> anyhow::Result<Option<Received>> {
         let start = now();
         loop {
             if self.received.len() >= 19 {
@@ -380,6 +459,22 @@ impl Peer {
                         ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut
                     ) => {}
                 Err(error) => return Err(error).context("reading from the daemon"),
+            }
+        }
+    }
+
+    /// Waits for the UPDATE that announces `prefix`/24; what comes before it is passed over.
+    pub fn expect_announcement(&mut self, prefix: Ipv4Addr) -> anyhow::Result<Vec<u8>> {
+        loop {
+            match self.read_message()? {
+                Some((wire::UPDATE, body)) => {
+                    if let Some(found) = announcement(std::slice::from_ref(&body), prefix) {
+                        return Ok(found);
+                    }
+                }
+                Some((wire::NOTIFICATION, body)) => bail!("NOTIFICATION {body:?}"),
+                Some(_) => {}
+                None => bail!("closed before {prefix}/24 was announced"),
             }
         }
     }

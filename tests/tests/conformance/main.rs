@@ -12,8 +12,12 @@ mod attributes;
 mod case;
 mod daemon;
 mod header;
+mod limits;
 mod open;
+mod policy;
 mod refresh;
+mod restart;
+mod special;
 mod state;
 mod transport;
 mod wire;
@@ -37,6 +41,10 @@ fn main() -> ExitCode {
         attributes::every_code(),
         refresh::cases(),
         transport::cases(),
+        limits::cases(),
+        restart::cases(),
+        policy::cases(),
+        policy::two_octet_cases(),
     ]
     .into_iter()
     .flatten()
