@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Folders of the document and where they are. The second is a suffix of the file.
+/// Folders of the document, and where they are from the root.
 const FOLDERS: &[(&str, &str)] = &[
     ("conformance/", "tests/tests/conformance/"),
     ("interop/", "tests/tests/interop/"),
     ("session/", "bgp/src/core/session/tests/"),
     ("speaker/", "bgp/src/core/speaker/tests/"),
+    ("decision/", "bgp/src/core/speaker/decision/"),
     ("io/", "bgp/src/io/tests/"),
     ("proto/", "proto/src/"),
 ];

@@ -24,10 +24,11 @@ fn with_capability(name: &str, code: u8, value: &'static [u8]) -> Case {
     })
 }
 
-/// RFC 9072 §2: the usual capabilities in extended optional parameters.
-fn extended_parameters(context: &Context) -> Vec<u8> {
+/// RFC 9072 §2: the usual capabilities and `more` in extended optional parameters. `short` is the
+/// one-octet length that no longer counts, `beyond` is added to the one that does.
+fn extended_parameters(context: &Context, short: u8, more: &[u8], beyond: u16) -> Vec<u8> {
     let usual = context.usual_open();
-    let capabilities = &usual.parameters[2..];
+    let capabilities = [&usual.parameters[2..], more].concat();
     let mut extended = vec![2];
     extended.extend(u16::try_from(capabilities.len()).expect("fits").to_be_bytes());
     extended.extend(capabilities);
@@ -35,8 +36,8 @@ fn extended_parameters(context: &Context) -> Vec<u8> {
     body.extend(usual.my_as.to_be_bytes());
     body.extend(usual.hold_time.to_be_bytes());
     body.extend(usual.identifier.octets());
-    body.extend([255, 255]);
-    body.extend(u16::try_from(extended.len()).expect("fits").to_be_bytes());
+    body.extend([short, 255]);
+    body.extend((u16::try_from(extended.len()).expect("fits") + beyond).to_be_bytes());
     body.extend(extended);
     wire::message(wire::OPEN, &body)
 }
@@ -111,8 +112,20 @@ pub fn cases() -> Vec<Case> {
             .concat();
         }),
         instead_of_open("rfc9072_extended_optional_parameters", External, Expect::Up, |context| {
-            extended_parameters(context)
+            extended_parameters(context, 255, &[], 0)
         }),
+        instead_of_open("rfc9072_2_short_length_does_not_count", External, Expect::Up, |context| {
+            extended_parameters(context, 1, &[], 0)
+        }),
+        instead_of_open("rfc9072_2_parameters_of_2000_octets", External, Expect::Up, |context| {
+            extended_parameters(context, 255, &capability(200, &[7; 198]).repeat(10), 0)
+        }),
+        instead_of_open(
+            "rfc9072_2_extended_length_overruns",
+            External,
+            notification(2, 0),
+            |context| extended_parameters(context, 255, &[], 1),
+        ),
         free("rfc4271_open_without_capabilities_is_ipv4_unicast", External, |daemon, context| {
             let mut peer = daemon.connect(context)?;
             let mut open = context.usual_open();

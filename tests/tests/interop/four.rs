@@ -216,16 +216,16 @@ peers:
             .reflected(Some(&place.address(0).to_string()), &[CLUSTER])
             .at(at.speaker(), &place.pod_cidr(family).to_string())
     };
-    for of in 0..kinds.len() {
+    for (of, place) in places.iter().enumerate() {
         for family in [0, 1] {
             Want::path(&[])
-                .next_hop(places[of].address(family))
+                .next_hop(place.address(family))
                 .reflected(None, &[])
-                .at(&reflector, &places[of].pod_cidr(family).to_string())?;
+                .at(&reflector, &place.pod_cidr(family).to_string())?;
             for (at, router) in routers.iter().enumerate() {
                 if at == of {
                     // Its own comes from nobody else.
-                    let paths = router.routes(places[of].pod_cidr(family))?;
+                    let paths = router.routes(place.pod_cidr(family))?;
                     ensure!(paths.len() == 1, "{}: its own came back: {paths:?}", router.name());
                 } else {
                     reflected(of, family, &**router)?;
@@ -234,8 +234,8 @@ peers:
         }
     }
     // Each withdraws its IPv4 prefix; the IPv6 one stays.
-    for of in 0..kinds.len() {
-        let prefix = places[of].pod_cidr(0);
+    for (of, place) in places.iter().enumerate() {
+        let prefix = place.pod_cidr(0);
         routers[of].withdraw(prefix)?;
         for (at, router) in routers.iter().enumerate() {
             if at != of {
