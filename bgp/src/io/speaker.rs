@@ -95,16 +95,29 @@ impl SpeakerThread {
                 () = sleep_until(timeout), if timeout.is_some() => {
                     self.speaker.handle_timeout(now());
                 }
-                _ = self.events.recv_many(&mut batch, EVENT_QUEUE) => {
-                    let now = now();
-                    for (peer, event) in batch.drain(..) {
-                        self.event(now, peer, event);
-                    }
-                }
+                _ = self.events.recv_many(&mut batch, EVENT_QUEUE) => self.events(&mut batch),
                 () = std::future::ready(()), if unfinished => {}
             }
             self.effects().await;
             unfinished = self.transmit();
+        }
+    }
+
+    /// Takes a batch of events, and further ones that are there already while sessions are lost:
+    /// sessions are often lost together, and what stems from the next one that goes need not be
+    /// announced in place of what the last one took away.
+    fn events(&mut self, batch: &mut Vec<(PeerId, PeerEvent)>) {
+        while !batch.is_empty() {
+            let now = now();
+            let mut lost = false;
+            for (peer, event) in batch.drain(..) {
+                lost |= matches!(event, PeerEvent::Down(_));
+                self.event(now, peer, event);
+            }
+            while lost && batch.len() < EVENT_QUEUE {
+                let Ok(event) = self.events.try_recv() else { break };
+                batch.push(event);
+            }
         }
     }
 
