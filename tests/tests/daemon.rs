@@ -45,6 +45,9 @@ struct Pair {
     fabric: Fabric,
     places: [Place; 2],
     nodes: [Node; 2],
+    /// Resets while they started: of two connections that cross, one may be up for a moment before
+    /// the other side settles for the other one (RFC 4271 §6.8).
+    resets_at_start: Vec<u64>,
 }
 
 impl Pair {
@@ -55,11 +58,12 @@ impl Pair {
             scene.routelet("node1", &places[0].netns, &yaml(&places[0], Some(&places[1]), ""))?,
             scene.routelet("node2", &places[1].netns, &yaml(&places[1], Some(&places[0]), ""))?,
         ];
-        let mut pair = Self { fabric, places, nodes };
+        let mut pair = Self { fabric, places, nodes, resets_at_start: Vec::new() };
         for node in &mut pair.nodes {
             node.start()?;
         }
         pair.exchanged()?;
+        pair.resets_at_start = pair.resets()?;
         Ok(pair)
     }
 
@@ -81,8 +85,13 @@ impl Pair {
         Ok(())
     }
 
-    /// How often each node's session has been reset.
+    /// How often each node's session has been reset since they started.
     fn flaps(&self) -> anyhow::Result<Vec<u64>> {
+        let resets = self.resets()?;
+        Ok(resets.iter().zip(&self.resets_at_start).map(|(now, then)| now - then).collect())
+    }
+
+    fn resets(&self) -> anyhow::Result<Vec<u64>> {
         self.nodes.iter().map(|node| only_peer(node).map(|peer| number(&peer["flaps"]))).collect()
     }
 }

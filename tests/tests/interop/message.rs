@@ -17,8 +17,9 @@ pub const CASES: &[Case] = &[
     ("openbgpd::administrative_message", |scene| administrative_message(scene, Kind::Openbgpd)),
 ];
 
-/// How long a router may hold its side idle after a Cease: GoBGP waits half a minute.
-const IDLE_HOLD: Duration = Duration::from_secs(60);
+/// How long a router may hold its side idle after a Cease: GoBGP waits half a minute, OpenBGPD as
+/// long, and twice that the next time.
+const IDLE_HOLD: Duration = Duration::from_secs(180);
 
 fn administrative_message(scene: &Scene, kind: Kind) -> anyhow::Result<()> {
     let fabric = scene.fabric(1)?;
