@@ -196,12 +196,20 @@ impl Drop for Dut {
         let deadline = now() + Duration::from_secs(1);
         while now() < deadline {
             if let Ok(Some(_)) = self.child.try_wait() {
-                return;
+                return remove_leavings(self.kind, self.child.id());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        remove_leavings(self.kind, self.child.id());
+    }
+}
+
+/// FRR leaves a folder in /var/tmp, whatever it is told.
+fn remove_leavings(kind: Kind, pid: u32) {
+    if kind == Kind::Frr {
+        let _ = fs::remove_dir_all(format!("/var/tmp/frr/bgpd.{pid}"));
     }
 }
 
