@@ -15,6 +15,7 @@
 pub mod cluster;
 mod daemon;
 pub mod failure;
+mod life;
 pub mod logging;
 pub(crate) mod source;
 
@@ -25,15 +26,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use routelet_bgp::io::{DriverConfig, SpeakerHandle, StopMode};
+use routelet_proto::FamilySet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use self::cluster::{Cluster, ClusterOptions};
 use self::daemon::Daemon;
+use self::life::Life;
 use self::logging::LogFormat;
 use crate::api;
-use crate::config::{self, ConfigWatcher, Loaded};
-use crate::kernel::KernelHandle;
+use crate::config::{self, Config, ConfigWatcher, Loaded};
+use crate::kernel::{KernelHandle, Tuning};
 
 /// How long requests under way may take when the daemon stops.
 const API_DRAIN: Duration = Duration::from_secs(1);
@@ -131,13 +134,20 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     let socket = options.socket.unwrap_or_else(|| config.api_socket.clone());
     let (listener, guard) = api::bind(&socket)?;
 
-    let driver = DriverConfig { listen: config.listen.clone() };
+    // What the kernel has of a former life must be known before the first OPEN.
+    let kernel = KernelHandle::open(config.kernel.clone(), Tuning::default())
+        .context("cannot start the kernel side")?;
+    let life = Life::begin(&socket);
+    let restart = Restart::of(&config, life.follows, kernel.found());
+    let driver = DriverConfig {
+        listen: config.listen.clone(),
+        restarted: restart.restarted,
+        forwarding: restart.forwarding,
+    };
     let speaker = SpeakerHandle::start(driver, config.speaker.clone())
         .await
         .context("cannot start the BGP speaker")?;
-    let kernel =
-        KernelHandle::start(config.kernel.clone(), speaker.route_queue(), speaker.clone()).await;
-    let kernel = match kernel {
+    let kernel = match kernel.launch(speaker.route_queue(), speaker.clone()) {
         Ok(kernel) => kernel,
         Err(error) => {
             speaker.stop(StopMode::Restart).await;
@@ -163,6 +173,8 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
         router_id = %config.speaker.router_id,
         peers = config.speaker.peers.len(),
         socket = %socket.display(),
+        restarted = restart.restarted,
+        forwarding = %restart.words(),
         "routelet runs"
     );
 
@@ -190,6 +202,10 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
         let _ = tokio::time::timeout(API_DRAIN, &mut api_task).await;
         speaker.stop(mode).await;
         kernel.stop(withdraw).await;
+        // Whatever else a part leaves on the host is taken away here, after the peers know.
+        if withdraw {
+            life.end();
+        }
     };
     tokio::select! {
         () = drain => {}
@@ -209,6 +225,37 @@ enum Feed {
     File(PathBuf, ConfigWatcher, Box<Loaded>),
     /// Kubernetes objects.
     Cluster(Box<Cluster>),
+}
+
+/// What the first OPENs say of a former life (RFC 4724 §3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Restart {
+    restarted: bool,
+    forwarding: FamilySet,
+}
+
+impl Restart {
+    /// By the mark of a former life and the families of its routes that are in the kernel.
+    ///
+    /// Without a kernel of its own, as a reflector has none, the packets for what it advertises go
+    /// past it, and its restart or reboot preserves them all. That is not known of prefixes that it
+    /// originates itself: those stand only if nothing but the process has ended.
+    fn of(config: &Config, follows: bool, found: FamilySet) -> Self {
+        let restarted = follows || !found.is_empty();
+        let forwarding = if config.kernel.enabled {
+            found
+        } else if restarted || config.speaker.originated.is_empty() {
+            FamilySet::ALL
+        } else {
+            FamilySet::EMPTY
+        };
+        Self { restarted, forwarding }
+    }
+
+    fn words(self) -> String {
+        let families: Vec<_> = self.forwarding.iter().map(|family| family.to_string()).collect();
+        if families.is_empty() { "none".to_owned() } else { families.join(" ") }
+    }
 }
 
 /// Why the daemon ends.

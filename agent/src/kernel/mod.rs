@@ -43,6 +43,7 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 use routelet_bgp::core::forwarding::NextHopAnswer;
 use routelet_bgp::io::{RouteQueue, SpeakerHandle};
+use routelet_proto::FamilySet;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::manager::{Command, Manager};
@@ -163,33 +164,24 @@ impl KernelHandle {
     ///
     /// # Errors
     /// In words that name the capability (NET_ADMIN) where that is what is missing.
-    pub async fn start(
-        config: KernelConfig,
-        queue: Arc<RouteQueue>,
-        speaker: SpeakerHandle,
-    ) -> anyhow::Result<Self> {
-        Self::start_with(config, queue, speaker, Tuning::default()).await
-    }
-
-    /// The same with another taker of answers, or other figures.
-    ///
-    /// # Errors
-    /// As [`KernelHandle::start`].
     pub async fn start_with<S: NextHopSink>(
         config: KernelConfig,
         queue: Arc<RouteQueue>,
         sink: S,
         tuning: Tuning,
     ) -> anyhow::Result<Self> {
-        let (failed, failure) = watch::channel(None);
+        Self::open(config, tuning)?.launch(queue, sink)
+    }
+
+    /// The first half of a start: opens netlink and looks at what stands under our protocol number,
+    /// which the speaker must know before its first OPEN. Nothing is changed yet. To be called
+    /// within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`KernelHandle::start_with`].
+    pub fn open(config: KernelConfig, tuning: Tuning) -> anyhow::Result<KernelStart> {
         if !config.enabled {
-            let drain = tokio::spawn(async move {
-                loop {
-                    queue.take().await;
-                }
-            });
-            let drain = Some(Arc::new(Drain(drain.abort_handle())));
-            return Ok(Self { commands: None, failure, _drain: drain });
+            return Ok(KernelStart(None));
         }
         if let Some(problem) = config.problem() {
             bail!("{problem}");
@@ -205,44 +197,7 @@ impl KernelHandle {
         let snapshot = writer::dump_all(&mut socket, &reconciler.territories())
             .context("cannot list the kernel's routes")?;
         reconciler.snapshot(snapshot, now);
-
-        // One job more than the writes in flight: a dump.
-        let (jobs, jobs_out) = mpsc::channel(writer::JOBS + 1);
-        let (done, results) = mpsc::channel(writer::JOBS + 1);
-        let writer = std::thread::Builder::new()
-            .name("kernel-writer".to_owned())
-            .spawn(move || writer::run(socket, jobs_out, &done))
-            .context("cannot start the writer's thread")?;
-        let (commands, commands_out) = mpsc::channel(64);
-        let manager = Manager {
-            reconciler,
-            monitor,
-            jobs,
-            results,
-            commands: commands_out,
-            queue,
-            sink: Arc::new(sink),
-            audit: tuning.audit,
-        };
-        let manager = tokio::spawn(manager.run());
-        tokio::spawn(async move {
-            let reason = match manager.await {
-                Ok(Ok(())) => return,
-                Ok(Err(_)) => match writer.join() {
-                    Err(panic) => format!("the kernel writer panicked: {}", panic_text(&*panic)),
-                    Ok(()) => "the kernel writer has ended".to_owned(),
-                },
-                Err(error) if error.is_panic() => {
-                    let panic = error.into_panic();
-                    format!("the kernel task panicked: {}", panic_text(&*panic))
-                }
-                // The runtime is shutting down.
-                Err(_) => return,
-            };
-            tracing::error!(reason, "the kernel side has failed; routes stay as they are");
-            let _ = failed.send(Some(reason));
-        });
-        Ok(Self { commands: Some(commands), failure, _drain: None })
+        Ok(KernelStart(Some(Opened { socket, monitor, reconciler, audit: tuning.audit })))
     }
 
     /// Takes a new configuration and applies the difference. One that is impossible is logged and
@@ -305,6 +260,84 @@ impl KernelHandle {
         let (reply, answer) = oneshot::channel();
         self.commands.as_ref()?.send(command(reply)).await.ok()?;
         answer.await.ok()
+    }
+}
+
+/// The kernel side between its two halves: opened, not yet acting.
+pub struct KernelStart(Option<Opened>);
+
+struct Opened {
+    socket: RequestSocket,
+    monitor: Monitor,
+    reconciler: Reconciler,
+    audit: Duration,
+}
+
+impl KernelStart {
+    /// Families of which routes of ours from a former life are in the kernel: packets are being
+    /// forwarded by them.
+    #[must_use]
+    pub fn found(&self) -> FamilySet {
+        self.0.as_ref().map_or(FamilySet::EMPTY, |opened| opened.reconciler.found())
+    }
+
+    /// The second half: starts the tasks and the writer's thread. Not enabled, it only drains the
+    /// queue.
+    ///
+    /// # Errors
+    /// If there is no thread to be had.
+    pub fn launch<S: NextHopSink>(
+        self,
+        queue: Arc<RouteQueue>,
+        sink: S,
+    ) -> anyhow::Result<KernelHandle> {
+        let (failed, failure) = watch::channel(None);
+        let Some(Opened { socket, monitor, reconciler, audit }) = self.0 else {
+            let drain = tokio::spawn(async move {
+                loop {
+                    queue.take().await;
+                }
+            });
+            let drain = Some(Arc::new(Drain(drain.abort_handle())));
+            return Ok(KernelHandle { commands: None, failure, _drain: drain });
+        };
+        // One job more than the writes in flight: a dump.
+        let (jobs, jobs_out) = mpsc::channel(writer::JOBS + 1);
+        let (done, results) = mpsc::channel(writer::JOBS + 1);
+        let writer = std::thread::Builder::new()
+            .name("kernel-writer".to_owned())
+            .spawn(move || writer::run(socket, jobs_out, &done))
+            .context("cannot start the writer's thread")?;
+        let (commands, commands_out) = mpsc::channel(64);
+        let manager = Manager {
+            reconciler,
+            monitor,
+            jobs,
+            results,
+            commands: commands_out,
+            queue,
+            sink: Arc::new(sink),
+            audit,
+        };
+        let manager = tokio::spawn(manager.run());
+        tokio::spawn(async move {
+            let reason = match manager.await {
+                Ok(Ok(())) => return,
+                Ok(Err(_)) => match writer.join() {
+                    Err(panic) => format!("the kernel writer panicked: {}", panic_text(&*panic)),
+                    Ok(()) => "the kernel writer has ended".to_owned(),
+                },
+                Err(error) if error.is_panic() => {
+                    let panic = error.into_panic();
+                    format!("the kernel task panicked: {}", panic_text(&*panic))
+                }
+                // The runtime is shutting down.
+                Err(_) => return,
+            };
+            tracing::error!(reason, "the kernel side has failed; routes stay as they are");
+            let _ = failed.send(Some(reason));
+        });
+        Ok(KernelHandle { commands: Some(commands), failure, _drain: None })
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
-use routelet_proto::FamilySet;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -129,8 +128,8 @@ impl SpeakerHandle {
         let local = Arc::new(LocalSpeaker {
             router_id: config.router_id,
             host_name: config.host_name.clone(),
-            restarted: false,
-            forwarding: FamilySet::EMPTY,
+            restarted: driver.restarted,
+            forwarding: driver.forwarding,
         });
         let (requests, receiver) = mpsc::channel(REQUEST_QUEUE);
         spawn_thread(shared.clone(), local, listeners.clone(), receiver)?;

@@ -34,6 +34,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
+use routelet_proto::FamilySet;
 use tokio::sync::{Notify, mpsc};
 
 use crate::core::forwarding::{ForwardingNextHop, RouteChange};
@@ -81,10 +82,14 @@ impl RouteQueue {
 }
 
 /// How to start the driver.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct DriverConfig {
     /// Where to listen; empty: nowhere, all peers are connected to.
     pub listen: Vec<SocketAddr>,
+    /// The process has restarted: peers may hold our routes (R bit, RFC 4724 §3).
+    pub restarted: bool,
+    /// Families whose forwarding state of a former life is in place (F bit).
+    pub forwarding: FamilySet,
 }
 
 /// How sessions end when the speaker stops.

@@ -65,8 +65,9 @@ impl SpeakerThread {
         seed: u64,
     ) -> Self {
         let (event_sender, events) = mpsc::channel(EVENT_QUEUE);
+        let start = if local.restarted { Speaker::restarted } else { Speaker::new };
         Self {
-            speaker: Speaker::new(now()),
+            speaker: start(now()),
             shared,
             local,
             sessions: HashMap::default(),
@@ -129,6 +130,7 @@ impl SpeakerThread {
                 session.queue = Some(queue);
                 self.speaker.handle_peer_up(now, peer, *up);
             }
+            PeerEvent::Reached => self.speaker.handle_peer_reached(now, peer),
             PeerEvent::Updates(updates) => {
                 for update in &updates {
                     self.speaker.handle_update(now, peer, update);
@@ -147,7 +149,7 @@ impl SpeakerThread {
 
     /// Carries out what the speaker wants, the kernel's part in one go.
     async fn effects(&mut self) {
-        let (mut resets, mut disabled) = (Vec::new(), Vec::new());
+        let (mut resets, mut disabled, mut settled) = (Vec::new(), Vec::new(), false);
         let mut first = self.speaker.poll_output();
         if first.is_none() {
             return;
@@ -173,6 +175,7 @@ impl SpeakerThread {
                     }
                     Output::FirstSync => {
                         pending.first_sync = true;
+                        settled = true;
                         shared.first_sync.store(true, Ordering::Release);
                     }
                 }
@@ -182,8 +185,19 @@ impl SpeakerThread {
             let name = self.sessions.get(&peer).map_or("", |link| &*link.config.name);
             tracing::warn!(peer = name, %family, why, "family disabled until the next session");
         }
+        if settled {
+            self.restart_is_over().await;
+        }
         for (peer, notification, words) in resets {
             self.command(peer, Command::Reset(notification, words)).await;
+        }
+    }
+
+    /// After the first sync: what OPENs say of the speaker from now on.
+    async fn restart_is_over(&mut self) {
+        self.local = Arc::new(self.local.settled());
+        for link in self.sessions.values() {
+            let _ = link.commands.send(Command::Local(self.local.clone())).await;
         }
     }
 

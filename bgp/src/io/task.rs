@@ -56,6 +56,8 @@ pub enum Command {
     Reset(Notification, String),
     /// A new configuration, and why the session must be reset for it.
     Configure(Arc<PeerConfig>, Option<String>),
+    /// What OPENs from now on say of the speaker.
+    Local(Arc<LocalSpeaker>),
     /// Show yourself.
     View(oneshot::Sender<SessionView>),
 }
@@ -65,6 +67,8 @@ pub enum Command {
 pub enum PeerEvent {
     /// The session is up; what is sent to the peer goes into this queue.
     Up(Box<PeerUp>, Arc<WriteQueue>),
+    /// The peer's host has answered; once, and after a restart of ours only.
+    Reached,
     /// UPDATEs in the order received.
     Updates(Vec<Update>),
     /// A ROUTE-REFRESH.
@@ -92,6 +96,9 @@ pub struct SessionTask {
     /// Counts the connections that are being closed.
     tracker: TaskTracker,
     last_logged: Option<(String, Instant)>,
+    /// The speaker knows that the peer's host has answered, or need not know: it matters after a
+    /// restart only.
+    reached: bool,
     ending: bool,
 }
 
@@ -121,6 +128,7 @@ impl SessionTask {
     ) -> Self {
         let now = now();
         let enabled = config.enabled;
+        let reached = !local.restarted;
         let mut session = Session::new(now, config, local, seed);
         if enabled {
             session.start(now);
@@ -137,6 +145,7 @@ impl SessionTask {
             timer_at: None,
             tracker,
             last_logged: None,
+            reached,
             ending: false,
         }
     }
@@ -220,6 +229,9 @@ impl SessionTask {
         let Poll::Ready(outcome) = attempt.connecting.as_mut().poll(context) else { return false };
         let id = attempt.id;
         self.attempt = None;
+        if outcome.as_ref().map_or_else(refused, |_| true) {
+            self.note_reached();
+        }
         match outcome.and_then(|stream| Ok((endpoints(&stream)?, stream))) {
             Ok((endpoints, stream)) => {
                 self.links.push(Link::new(id, stream));
@@ -289,6 +301,7 @@ impl SessionTask {
             Command::Stop(how) | Command::End(how) => self.session.stop(now, how),
             Command::Reset(notification, words) => self.session.reset(now, notification, words),
             Command::Configure(config, reset) => self.session.update_config(now, config, reset),
+            Command::Local(local) => self.session.update_local(local),
             Command::View(answer) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(self.session.view());
@@ -297,7 +310,15 @@ impl SessionTask {
         self.settle();
     }
 
+    /// Tells the speaker once that somebody is there: a peer that restarts as we do.
+    fn note_reached(&mut self) {
+        if !std::mem::replace(&mut self.reached, true) {
+            self.events.push_back(PeerEvent::Reached);
+        }
+    }
+
     fn incoming(&mut self, stream: TcpStream, remote: SocketAddr, now: Instant) {
+        self.note_reached();
         let prepared = prepare(&stream, self.session.config());
         match prepared.and_then(|()| endpoints(&stream)) {
             Ok(endpoints) => {
@@ -465,6 +486,11 @@ fn together(now: Instant, wanted: Instant) -> Instant {
     };
     let millis = since.as_nanos().div_ceil(1_000_000) as u64;
     epoch + Duration::from_millis(millis.next_multiple_of(slot))
+}
+
+/// Whether a host is there that nobody listens on: its process is away, its kernel is not.
+fn refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
 }
 
 fn endpoints(stream: &TcpStream) -> io::Result<Endpoints> {

@@ -24,6 +24,7 @@ use ipnet::IpNet;
 use routelet_bgp::core::forwarding::{
     ForwardingNextHop, NextHopAnswer, NextHopSet, NextHopState, RouteChange,
 };
+use routelet_proto::{Family, FamilySet};
 
 use super::KernelConfig;
 use super::desired::{Have, RouteTable, SetId, Want, combine};
@@ -83,6 +84,8 @@ pub(super) struct Reconciler {
     /// The first snapshot has been taken.
     loaded: bool,
     adopted: usize,
+    /// Families of the adopted routes.
+    found: FamilySet,
     repaired: u64,
     answers: HashMap<ForwardingNextHop, NextHopState, FixedState>,
     recheck: Option<Recheck>,
@@ -115,6 +118,7 @@ impl Reconciler {
             stale: HashSet::default(),
             loaded: false,
             adopted: 0,
+            found: FamilySet::EMPTY,
             repaired: 0,
             answers: HashMap::default(),
             recheck: None,
@@ -133,6 +137,11 @@ impl Reconciler {
     /// Where our routes are.
     pub(super) fn territories(&self) -> Vec<Territory> {
         self.territories.clone()
+    }
+
+    /// Families of which there were routes of ours at the start.
+    pub(super) fn found(&self) -> FamilySet {
+        self.found
     }
 
     pub(super) fn config(&self) -> &KernelConfig {
@@ -540,6 +549,13 @@ impl Reconciler {
                 self.enqueue(id, now);
             }
         }
+    }
+}
+
+fn family(prefix: IpNet) -> Family {
+    match prefix {
+        IpNet::V4(_) => Family::Ipv4Unicast,
+        IpNet::V6(_) => Family::Ipv6Unicast,
     }
 }
 

@@ -76,9 +76,10 @@ impl Reconciler {
         self.topology = Topology::new(links, addresses, main);
         self.refresh(&[Affected::All], now);
         let adopted = own.len();
+        let found = own.iter().map(|route| super::family(route.key.prefix)).collect();
         self.own_routes(own, now);
         if !std::mem::replace(&mut self.loaded, true) {
-            self.adopted = adopted;
+            (self.adopted, self.found) = (adopted, found);
         }
     }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use routelet_proto::{
-    CeaseSubcode, ErrorCode, Message, Notification, Open, RefreshSubtype, RouteRefresh,
+    CeaseSubcode, ErrorCode, FamilySet, Message, Notification, Open, RefreshSubtype, RouteRefresh,
 };
 
 use super::collision::{Direction, Rank, surviving_direction};
 use super::connection::{ConnectionId, Endpoints};
 use super::leave::After;
 use super::negotiate::negotiate;
-use super::open::build_open;
+use super::open::{LocalSpeaker, build_open};
 use super::{Output, Session, Timer};
 use crate::core::peer::{DownReason, PeerUp, State};
 
@@ -102,7 +102,14 @@ impl Session {
     }
 
     pub(super) fn open_sent(&mut self, now: Instant, id: ConnectionId, endpoints: Endpoints) {
-        let open = build_open(&self.config, &self.local, self.plain_open);
+        let open = if self.flaps == 0 {
+            build_open(&self.config, &self.local, self.plain_open)
+        } else {
+            // The peer knows us from this life already, in which nothing has stopped forwarding:
+            // with a clear F bit it would drop what it retains (RFC 4724 §4.2).
+            let local = LocalSpeaker { forwarding: FamilySet::ALL, ..(*self.local).clone() };
+            build_open(&self.config, &local, self.plain_open)
+        };
         let Some(connection) = self.connection_mut(id) else { return };
         connection.state = State::OpenSent;
         connection.endpoints = Some(endpoints);

@@ -48,12 +48,10 @@ impl Session {
         let had_session = self.connections.iter().any(|c| c.state == State::Established);
         for id in self.connection_ids() {
             let silent = *how == Stop::Restart
-                && self.connection(id).is_some_and(|connection| {
-                    connection.state == State::Established
-                        && connection
-                            .negotiated
-                            .as_ref()
-                            .is_some_and(|negotiated| negotiated.graceful_restart.is_some())
+                && self.connection(id).is_some_and(|connection| match &connection.negotiated {
+                    Some(negotiated) => negotiated.graceful_restart.is_some(),
+                    // The peer may hold routes of the life before this one.
+                    None => self.config.graceful_restart.is_some(),
                 });
             if silent {
                 self.end(now, id, None, DownReason::Restarting, After::ShortPause);

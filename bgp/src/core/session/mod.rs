@@ -182,6 +182,11 @@ impl Session {
         }
     }
 
+    /// What the OPENs from now on say of the speaker; a session that is up does not notice.
+    pub fn update_local(&mut self, local: Arc<LocalSpeaker>) {
+        self.local = local;
+    }
+
     /// The attempt `id` has connected.
     pub fn handle_connected(&mut self, now: Instant, id: ConnectionId, endpoints: Endpoints) {
         self.event(now, Some(id), Event::TcpCRAcked(endpoints));

@@ -18,10 +18,21 @@ pub struct LocalSpeaker {
     pub router_id: BgpIdentifier,
     /// Our host name, for the FQDN capability; none is sent if it is empty.
     pub host_name: String,
-    /// The process has restarted and its peers may hold our routes (R bit, RFC 4724 §3).
+    /// The process has restarted, its peers may hold our routes, and we still wait for theirs (R
+    /// bit, RFC 4724 §3). Cleared once the first sync is complete.
     pub restarted: bool,
-    /// Families whose forwarding state was found in place (F bit, RFC 4724 §3).
+    /// Families whose forwarding state is as the peers know it (F bit, RFC 4724 §3): those found in
+    /// place at the start, and all of them once this life has installed its own.
     pub forwarding: FamilySet,
+}
+
+impl LocalSpeaker {
+    /// The same after the first sync: the restart is over, and whatever ends a session from now on,
+    /// packets are still forwarded.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        Self { restarted: false, forwarding: FamilySet::ALL, ..self.clone() }
+    }
 }
 
 /// The OPEN for `config`. `plain` leaves out the capabilities, for a peer that refused optional

@@ -104,7 +104,7 @@ impl Speaker {
         let mut changes = Changes::default();
         for config in &new.peers {
             let Some(slot) = self.shared.peers.by_name(&config.name) else {
-                if let Some(slot) = self.shared.peers.add(config.clone()) {
+                if let Some(slot) = self.shared.peers.add(config.clone(), self.shared.now) {
                     self.shared.defer(slot);
                     actions.push(PeerAction::Start(self.shared.peers[slot].id, config.clone()));
                 }

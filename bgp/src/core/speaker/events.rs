@@ -46,6 +46,17 @@ impl Speaker {
         self.check_sync();
     }
 
+    /// RFC 4724 has no word for it: whether a peer that is not up may be restarting.
+    pub(super) fn peer_reached(&mut self, peer: PeerId) {
+        let Some(slot) = self.shared.peers.slot(peer) else { return };
+        let peer = &mut self.shared.peers[slot];
+        let first = !std::mem::replace(&mut peer.reached, true);
+        if first && self.shared.sync.restarted && !peer.up && peer.deferral.is_some() {
+            self.shared.defer(slot);
+            self.check_sync();
+        }
+    }
+
     pub(super) fn peer_down(&mut self, peer: PeerId, down: &PeerDown) {
         let Some(slot) = self.shared.peers.slot(peer) else { return };
         if self.shared.peers[slot].up {

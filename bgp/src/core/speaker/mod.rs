@@ -153,6 +153,15 @@ impl Speaker {
         }
     }
 
+    /// The same after a restart: peers may hold our routes, the kernel those of a former life, and
+    /// the first sync takes the time to compare them (RFC 4724 §4.1).
+    #[must_use]
+    pub fn restarted(now: Instant) -> Self {
+        let mut speaker = Self::new(now);
+        speaker.shared.sync.restarted = true;
+        speaker
+    }
+
     /// Takes a configuration and returns what must happen to the sessions. Routes are re-evaluated
     /// where policy changed; nothing else moves.
     pub fn apply_config(&mut self, now: Instant, config: Arc<SpeakerConfig>) -> Vec<PeerAction> {
@@ -164,6 +173,13 @@ impl Speaker {
     pub fn handle_peer_up(&mut self, now: Instant, peer: PeerId, up: PeerUp) {
         self.shared.now = now;
         self.peer_up(peer, up);
+    }
+
+    /// The host of a peer whose session is not up has answered, be it to refuse a connection. Needed
+    /// once for each peer, and only until the first sync.
+    pub fn handle_peer_reached(&mut self, now: Instant, peer: PeerId) {
+        self.shared.now = now;
+        self.peer_reached(peer);
     }
 
     /// A session has ended.

@@ -64,12 +64,16 @@ pub(super) struct Peer {
     pub(super) settled: FamilySet,
     /// When the first sync stops waiting for it; `None`: it does not wait.
     pub(super) deferral: Option<Instant>,
+    /// When it began to wait.
+    pub(super) deferral_began: Instant,
+    /// Its host has answered in this life, if only to refuse.
+    pub(super) reached: bool,
     /// Per family: its update group.
     pub(super) group: [Option<usize>; Family::ALL.len()],
 }
 
 impl Peer {
-    fn new(id: PeerId, config: Arc<PeerConfig>) -> Self {
+    fn new(id: PeerId, config: Arc<PeerConfig>, now: Instant) -> Self {
         Self {
             id,
             up: false,
@@ -90,6 +94,8 @@ impl Peer {
             refreshing: FamilySet::EMPTY,
             settled: FamilySet::EMPTY,
             deferral: None,
+            deferral_began: now,
+            reached: false,
             group: Default::default(),
             config,
         }
@@ -134,7 +140,7 @@ pub(super) struct Peers {
 
 impl Peers {
     /// Adds a peer. `None` if there are 65535 already.
-    pub(super) fn add(&mut self, config: Arc<PeerConfig>) -> Option<Slot> {
+    pub(super) fn add(&mut self, config: Arc<PeerConfig>, now: Instant) -> Option<Slot> {
         let place = match self.slots.iter().position(Option::is_none) {
             Some(place) => place,
             None => {
@@ -150,7 +156,7 @@ impl Peers {
         self.next_id += 1;
         self.by_id.insert(id, slot);
         self.by_name.insert(config.name.clone(), slot);
-        self.slots[place] = Some(Box::new(Peer::new(id, config)));
+        self.slots[place] = Some(Box::new(Peer::new(id, config, now)));
         Some(slot)
     }
 

@@ -1,15 +1,23 @@
 //! First sync and End-of-RIB: when what is known is enough to act on.
 //!
 //! The first sync is complete when every configured peer has sent End-of-RIB for each family, or
-//! its deferral has passed, and every next hop has been answered. A peer that comes up within its
-//! deferral gets a whole one from then on, because its first UPDATE may take a second.
+//! its deferral (RFC 4724 §4.1, Selection_Deferral_Timer) has passed, and every next hop has been
+//! answered. A peer that comes up within its deferral gets a whole one from then on, because its
+//! first UPDATE may take a second. Each peer has a deferral of its own:
+//!
+//! - on a cold start nothing is lost by going on: `initial_deferral`;
+//! - after a restart the kernel forwards by what a former life installed, and what is removed too
+//!   early is lost. A peer whose host answers, or that is up with graceful restart, may be
+//!   restarting itself while it goes on forwarding: its restart time;
+//! - but where nobody answers at all, there is nobody to forward either: [`UNREACHABLE`]. A
+//!   reflector is no next hop, so it is waited for all the same, unless another has told all.
 //!
 //! Our own End-of-RIB to a peer waits only for peers whose routes it could be sent: a node of a
 //! mesh sends nothing it learned, so it says End-of-RIB at once, and two nodes that start together
 //! do not wait for each other. A reflector waits for its clients (RFC 4724 §4.1 in spirit), not for
 //! the peer itself, nor for a peer that says it has restarted and waits itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use routelet_proto::{Family, FamilySet, SessionKind};
 
@@ -17,10 +25,17 @@ use super::Output;
 use super::export::ExportKey;
 use super::peers::{Peer, Slot};
 use super::shared::Shared;
+use crate::core::config::PeerKind;
+
+/// How long a peer of a former life is waited for whose host does not answer: two attempts to
+/// connect, with the retransmissions of a lost SYN after 1, 3 and 7 s.
+const UNREACHABLE: Duration = Duration::from_secs(8);
 
 /// Progress of the first sync.
 #[derive(Debug, Default)]
 pub(super) struct Sync {
+    /// The process has restarted: forwarding goes on by what a former life installed.
+    pub(super) restarted: bool,
     /// A configuration has been applied.
     pub(super) configured: bool,
     /// It is complete.
@@ -56,6 +71,11 @@ fn awaited(peer: &Peer) -> FamilySet {
     families.iter().filter(|family| !peer.settled.contains(*family)).collect()
 }
 
+/// Whether the peer tells us the routes of others, which forward without it.
+fn reflects(peer: &Peer) -> bool {
+    peer.config.kind == PeerKind::Internal && !peer.config.route_reflector_client
+}
+
 /// Whether the peer says it has restarted (R bit) and may itself be waiting for us.
 fn has_restarted(peer: &Peer) -> bool {
     peer.up
@@ -72,6 +92,7 @@ impl Shared {
         if self.sync.done || !self.sync.configured {
             return false;
         }
+        self.spare_reflectors();
         let mut waiting = [[0; 3]; Family::ALL.len()];
         let mut complete = self.attrs.next_hops.unknown() == 0;
         let mut present = [false; 3];
@@ -94,12 +115,54 @@ impl Shared {
         true
     }
 
-    /// Starts waiting for a peer that is new or has just come up.
+    /// Starts waiting for a peer that is new, whose host answers, or that has just come up.
     pub(super) fn defer(&mut self, slot: Slot) {
-        let until = self.now + self.config.initial_deferral;
-        let done = self.sync.done;
+        let wait = self.deferral(&self.peers[slot]);
+        let until = self.now + wait;
+        let (done, now) = (self.sync.done, self.now);
         let peer = &mut self.peers[slot];
+        peer.deferral_began = now;
         peer.deferral = if done { None } else { Some(until) };
+    }
+
+    fn deferral(&self, peer: &Peer) -> Duration {
+        let initial = self.config.initial_deferral;
+        if !self.sync.restarted {
+            return initial;
+        }
+        let restart = peer.config.graceful_restart.map_or(0, |restart| restart.restart_time);
+        let whole = Duration::from_secs(restart.into()).max(initial);
+        if peer.up {
+            // Without graceful restart there may never be an End-of-RIB.
+            let tells = peer
+                .session
+                .as_ref()
+                .is_some_and(|session| session.negotiated.graceful_restart.is_some());
+            return if tells { whole } else { initial };
+        }
+        // A passive peer is not called, so that its silence says nothing.
+        if peer.reached || peer.config.passive || reflects(peer) {
+            whole
+        } else {
+            whole.min(UNREACHABLE.max(initial))
+        }
+    }
+
+    /// After a restart, a reflector that does not answer is not waited for any longer than others
+    /// once another one has told all.
+    fn spare_reflectors(&mut self) {
+        let told = |peer: &Peer| {
+            reflects(peer) && peer.up && !peer.end_of_rib.is_empty() && awaited(peer).is_empty()
+        };
+        if !self.sync.restarted || !self.peers.iter().any(|(_, peer)| told(peer)) {
+            return;
+        }
+        let limit = UNREACHABLE.max(self.config.initial_deferral);
+        let absent = |peer: &Peer| reflects(peer) && !peer.up && !peer.reached;
+        for (_, peer) in self.peers.iter_mut().filter(|(_, peer)| absent(peer)) {
+            let until = peer.deferral_began + limit;
+            peer.deferral = peer.deferral.map(|at| at.min(until)).filter(|at| *at > self.now);
+        }
     }
 
     /// Stops waiting for peers whose deferral has passed.

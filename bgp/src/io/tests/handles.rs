@@ -47,7 +47,7 @@ fn config(address: Ipv4Addr, prefixes: &[&str], peers: Vec<PeerConfig>) -> Arc<S
 }
 
 async fn start(address: Ipv4Addr, prefixes: &[&str]) -> (SpeakerHandle, SocketAddr) {
-    let driver = DriverConfig { listen: vec![(address, 0).into()] };
+    let driver = DriverConfig { listen: vec![(address, 0).into()], ..DriverConfig::default() };
     let handle = SpeakerHandle::start(driver, config(address, prefixes, Vec::new())).await.unwrap();
     let listens_on = handle.listen_addresses()[0];
     (handle, listens_on)
@@ -302,7 +302,7 @@ async fn addresses_pass_from_peer_to_peer() {
 async fn a_port_in_use_is_refused_with_words() {
     let (handle, listens_on) = start(address("127.20.5.1"), &[]).await;
     let again = SpeakerHandle::start(
-        DriverConfig { listen: vec![listens_on] },
+        DriverConfig { listen: vec![listens_on], ..DriverConfig::default() },
         config(address("127.20.5.1"), &[], Vec::new()),
     );
     let error = again.await.unwrap_err().to_string();

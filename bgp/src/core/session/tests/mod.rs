@@ -5,6 +5,7 @@ mod lifetimes;
 mod negotiation;
 mod pair;
 mod random;
+mod restart;
 mod table;
 
 use std::net::{IpAddr, SocketAddr};

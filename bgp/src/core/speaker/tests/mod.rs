@@ -8,4 +8,5 @@ mod mesh;
 mod next_hops;
 mod reflection;
 mod restart;
+mod restarted;
 mod rig;

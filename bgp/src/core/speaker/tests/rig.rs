@@ -168,9 +168,18 @@ pub fn some_instant() -> Instant {
 
 impl Rig {
     pub fn new(config: SpeakerConfig) -> Self {
+        Self::with_speaker(Speaker::new, config)
+    }
+
+    /// A speaker whose process has restarted.
+    pub fn restarted(config: SpeakerConfig) -> Self {
+        Self::with_speaker(Speaker::restarted, config)
+    }
+
+    fn with_speaker(speaker: fn(Instant) -> Speaker, config: SpeakerConfig) -> Self {
         let now = some_instant();
         let mut rig = Self {
-            speaker: Speaker::new(now),
+            speaker: speaker(now),
             now,
             config: config.clone(),
             ids: BTreeMap::new(),
@@ -303,6 +312,12 @@ impl Rig {
             forwarding,
         });
         self.up_with(name, up);
+    }
+
+    /// The peer's host answers.
+    pub fn reached(&mut self, name: &str) {
+        self.speaker.handle_peer_reached(self.now, self.ids[name]);
+        self.settle();
     }
 
     pub fn down(&mut self, name: &str, retain: Option<(FamilySet, u16)>) {
