@@ -70,13 +70,34 @@ fn hide_temporary_files() -> anyhow::Result<()> {
 }
 
 fn run(name: &str, test: fn(&Scene) -> anyhow::Result<()>) -> Result<Completion, Failed> {
-    let scene = Scene::new(name).map_err(|error| format!("{error:#}"))?;
-    let result = test(&scene);
-    match result {
-        Ok(()) => Ok(Completion::Completed),
+    match attempt(name, test) {
+        Verdict::Passed => Ok(Completion::Completed),
+        Verdict::Skipped(why) => Ok(Completion::ignored_with(why)),
+        Verdict::Failed(why) => Err(why.into()),
+    }
+}
+
+/// What became of a test.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    Passed,
+    /// Why it could not run.
+    Skipped(String),
+    /// What went wrong, and the end of every log of its scene.
+    Failed(String),
+}
+
+/// Runs a test in a scene of its own; the sandbox has been entered.
+pub(crate) fn attempt(name: &str, test: fn(&Scene) -> anyhow::Result<()>) -> Verdict {
+    let scene = match Scene::new(name) {
+        Ok(scene) => scene,
+        Err(error) => return Verdict::Failed(format!("{error:#}")),
+    };
+    match test(&scene) {
+        Ok(()) => Verdict::Passed,
         Err(error) => match error.downcast_ref::<Skip>() {
-            Some(skip) => Ok(Completion::ignored_with(skip)),
-            None => Err(format!("{error:#}\n{}", logs(scene.folder())).into()),
+            Some(skip) => Verdict::Skipped(skip.to_string()),
+            None => Verdict::Failed(format!("{error:#}\n{}", logs(scene.folder()))),
         },
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! [`harness`] runs the tests, inside a sandbox; [`scene`] builds networks; [`routers`] runs BIRD,
 //! FRR and routelet behind one face; [`want`] says what a route should look like. [`load`] is the
-//! load generator and [`sim`] the simulator of many speakers; both stand apart.
+//! load generator and [`sim`] the simulator of many speakers; both stand apart. [`uml`] runs tests
+//! on a kernel booted for them.
 
 pub mod fakeapi;
 pub mod harness;
@@ -13,4 +14,5 @@ pub mod load;
 pub mod routers;
 pub mod scene;
 pub mod sim;
+pub mod uml;
 pub mod want;

@@ -41,6 +41,8 @@ where
         node.add_address(&device, format!("fd00:0:0:{number}::1/64").parse()?)?;
         peer.add_address(&format!("peer{number}"), format!("10.0.{number}.2/24").parse()?)?;
     }
+    // A test that does not care for its world would let go of it before it has begun.
+    let _kept = (node.clone(), peer.clone());
     node.clone().run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(test(World { node, peer }))
