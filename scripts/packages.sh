@@ -10,6 +10,7 @@ WANTED='bird2|/usr/sbin/bird|bird|interoperation with BIRD 2
 frr|/usr/lib/frr/bgpd|frr|interoperation with FRR
 gobgpd|/usr/bin/gobgpd|gobgpd|interoperation with GoBGP
 openbgpd|/usr/sbin/bgpctl|openbgpd|interoperation with OpenBGPD
+containernetworking-plugins|/usr/lib/cni/ptp|-|pods attached by the standard CNI plugins
 iproute2|/sbin/ip|-|the kernel routes as `ip route` shows them
 user-mode-linux|/usr/bin/linux.uml|-|IP-in-IP, loss and delay, on a kernel booted for it'
 

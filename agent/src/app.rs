@@ -4,8 +4,8 @@
 //! side and API, and an exit code.
 //!
 //! ```text
-//!  start:  file ─► logging ─► API socket (one daemon per path) ─► speaker ─► kernel ─► API ─► file watch
-//!  stop:   API ─► sessions ─► kernel; routes stay unless `stop --withdraw`
+//!  start:  file ─► logging ─► API socket (one daemon per path) ─► speaker ─► kernel ─► CNI ─► API ─► file watch
+//!  stop:   API ─► CNI ─► sessions ─► kernel; routes stay unless `stop --withdraw`
 //!  SIGHUP or changed file ─► reload     SIGTERM, SIGINT ─► stop     the second of them ─► exit at once
 //! ```
 //!
@@ -31,10 +31,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use self::cluster::{Cluster, ClusterOptions};
-use self::daemon::Daemon;
+use self::daemon::{Daemon, Parts};
 use self::life::Life;
 use self::logging::LogFormat;
 use crate::api;
+use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, Loaded};
 use crate::kernel::{KernelHandle, Tuning};
 
@@ -156,7 +157,9 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     };
 
     let (stop, mut stop_requests) = mpsc::channel(1);
-    let daemon = Arc::new(Daemon::new(file, loaded, speaker.clone(), kernel.clone(), stop));
+    let cni = CniHandle::start(config.cni.clone(), kernel.clone());
+    let parts = Parts { speaker: speaker.clone(), kernel: kernel.clone(), cni: cni.clone() };
+    let daemon = Arc::new(Daemon::new(file, loaded, parts, stop));
     let (end_api, api_ended) = oneshot::channel::<()>();
     let mut api_task =
         tokio::spawn(api::serve(listener, daemon.clone(), api::Access::own(), async {
@@ -200,6 +203,8 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     let drain = async {
         let _ = end_api.send(());
         let _ = tokio::time::timeout(API_DRAIN, &mut api_task).await;
+        // First of all no new pods.
+        cni.stop(withdraw).await;
         speaker.stop(mode).await;
         kernel.stop(withdraw).await;
         // Whatever else a part leaves on the host is taken away here, after the peers know.

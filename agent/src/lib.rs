@@ -5,6 +5,7 @@
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod cni;
 pub mod config;
 pub mod kernel;
 pub mod kube;

@@ -325,7 +325,8 @@ fn the_daemon_set_fits_the_agent() {
         .filter_map(|volume| volume["hostPath"]["path"].as_str())
         .collect();
     let socket = Path::new(routelet::api::DEFAULT_SOCKET).parent().and_then(Path::to_str);
-    let used: BTreeSet<&str> = [source::STATE_DIR, socket.expect("a directory")].into();
+    let used: BTreeSet<&str> =
+        [source::STATE_DIR, socket.expect("a directory"), routelet::cni::CONF_DIR].into();
     assert_eq!(paths, used);
     for mount in container["volumeMounts"].as_array().expect("mounts") {
         let volume = pod["volumes"]

@@ -14,6 +14,7 @@ use routelet_bgp::core::view::{
 use routelet_bgp::io::{PeerCommand, RequestError, StopMode};
 
 use crate::api::views;
+use crate::cni::CniStatus;
 use crate::config::Config;
 use crate::kernel::{KernelLookup, KernelStatus, RouteStatus};
 
@@ -99,4 +100,6 @@ pub struct Snapshot {
     pub first_sync: bool,
     /// What hinders a newer configuration where it does not come from a file, in words.
     pub notes: Vec<String>,
+    /// The CNI configuration for the node's pods.
+    pub cni: CniStatus,
 }

@@ -95,6 +95,9 @@ fn samples() -> Vec<(&'static str, Value)> {
     status.config.needs_restart = vec!["node.name".to_owned()];
     status.config.warnings = vec!["words".to_owned()];
     status.kernel.problems = vec!["words".to_owned()];
+    status.cni.mtu = Some(1480);
+    status.cni.waiting = Some("words".to_owned());
+    status.cni.problems = vec!["words".to_owned()];
     add("Status", &status);
 
     let change = views::Change { effect: "live".to_owned(), what: "words".to_owned() };

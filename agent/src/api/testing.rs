@@ -168,6 +168,7 @@ impl Backend for Fake {
             started: self.now - Duration::from_secs(11_520),
             first_sync: true,
             notes: Vec::new(),
+            cni: crate::cni::CniStatus::default(),
         }
     }
 

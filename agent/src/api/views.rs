@@ -310,6 +310,8 @@ pub struct Status {
     pub peers: PeerSums,
     /// The kernel.
     pub kernel: Kernel,
+    /// The CNI configuration.
+    pub cni: Cni,
     /// What is wrong, a line each; empty if nothing is.
     pub problems: Vec<String>,
 }
@@ -376,6 +378,26 @@ pub struct Kernel {
     pub synced: bool,
     /// Routes put back because somebody else had removed or changed them.
     pub repaired: u64,
+    /// Problems in words, each with its fix.
+    pub problems: Vec<String>,
+}
+
+/// The CNI configuration for the node's pods.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cni {
+    /// Whether it is written at all.
+    pub enabled: bool,
+    /// Where.
+    pub file: String,
+    /// The file is there, with what is wanted now.
+    pub written: bool,
+    /// The plugin that makes a pod's device.
+    pub plugin: String,
+    /// MTU of pods to come, where it is known.
+    pub mtu: Option<u32>,
+    /// What it waits for.
+    pub waiting: Option<String>,
     /// Problems in words, each with its fix.
     pub problems: Vec<String>,
 }

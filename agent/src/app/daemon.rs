@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::cluster::ORIGIN;
 use super::source;
 use crate::api::{Backend, Snapshot, views};
+use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
 use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus};
 
@@ -56,6 +57,7 @@ pub struct Daemon {
     origin: PathBuf,
     speaker: SpeakerHandle,
     kernel: KernelHandle,
+    cni: CniHandle,
     started: Instant,
     started_wall: jiff::Timestamp,
     current: watch::Sender<Current>,
@@ -63,6 +65,17 @@ pub struct Daemon {
     /// is the right to tell the speaker what to do.
     disabled: Mutex<BTreeSet<Arc<str>>>,
     stop: mpsc::Sender<StopMode>,
+}
+
+/// What runs beside it.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// BGP.
+    pub speaker: SpeakerHandle,
+    /// Routes.
+    pub kernel: KernelHandle,
+    /// The CNI configuration.
+    pub cni: CniHandle,
 }
 
 /// The configuration that runs, and what became of a newer one.
@@ -84,10 +97,10 @@ impl Daemon {
     pub fn new(
         file: Option<PathBuf>,
         loaded: Loaded,
-        speaker: SpeakerHandle,
-        kernel: KernelHandle,
+        parts: Parts,
         stop: mpsc::Sender<StopMode>,
     ) -> Self {
+        let Parts { speaker, kernel, cni } = parts;
         let now = now();
         let current = Current {
             config: Arc::new(loaded.config),
@@ -103,6 +116,7 @@ impl Daemon {
             file,
             speaker,
             kernel,
+            cni,
             started: now,
             started_wall: jiff::Timestamp::now(),
             current: watch::Sender::new(current),
@@ -184,6 +198,9 @@ impl Daemon {
         }
         if config.kernel != old.kernel {
             self.kernel.apply(config.kernel.clone()).await;
+        }
+        if config.cni != old.cni {
+            self.cni.apply(config.cni.clone()).await;
         }
         self.current.send_modify(|current| {
             *current = Current {
@@ -319,6 +336,7 @@ impl Backend for Daemon {
             started: self.started,
             first_sync: self.speaker.first_sync(),
             notes: current.notes,
+            cni: self.cni.status(),
         }
     }
 

@@ -102,7 +102,7 @@ struct RunArgs {
         required_unless_present = "kubernetes"
     )]
     config: Option<PathBuf>,
-    /// Take the configuration from Kubernetes objects; a file has kernel, api and stateDir only then
+    /// Take the configuration from Kubernetes objects; a file has kernel, cni, api and stateDir only then
     #[arg(long)]
     kubernetes: bool,
     /// Name of the own Node in Kubernetes [default: the host's name]

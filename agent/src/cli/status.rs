@@ -6,7 +6,7 @@ use super::client::Client;
 use super::output::{self, age, printable};
 use super::peers::report;
 use super::{Outcome, StatusArgs, Streams};
-use crate::api::views::{Kernel, Status};
+use crate::api::views::{Cni, Kernel, Status};
 
 /// `routelet status`.
 pub(super) fn show(
@@ -75,6 +75,7 @@ pub(super) fn page(status: &Status, check: bool, out: &mut dyn Write) -> anyhow:
         ),
         ("first sync", if status.first_sync { "complete" } else { "not complete" }.to_owned()),
         ("kernel", kernel(&status.kernel)),
+        ("pods", pods(&status.cni)),
     ];
     output::pairs(&pairs, "  ", out)?;
     section("Warnings", &config.warnings, out)?;
@@ -116,6 +117,15 @@ fn kernel(kernel: &Kernel) -> String {
         words.push_str(", stale ones not removed yet");
     }
     words
+}
+
+fn pods(cni: &Cni) -> String {
+    let file = printable(&cni.file);
+    match (cni.enabled, cni.written, cni.mtu) {
+        (false, ..) => "attached by others (cni.enabled is false)".to_owned(),
+        (true, true, Some(mtu)) => format!("attached by {file} ({}, MTU {mtu})", cni.plugin),
+        (true, ..) => format!("{file} is not written yet"),
+    }
 }
 
 fn join<T: ToString>(values: &[T], none: &str) -> String {

@@ -175,6 +175,7 @@ mapping! {
         "filters" => filters: Vec<FilterFile>,
         "pools" => pools: Vec<PoolFile>,
         "kernel" => kernel: KernelFile,
+        "cni" => cni: CniFile,
         "api" => api: ApiFile,
         "stateDir" => state_dir: Text,
     }
@@ -297,6 +298,17 @@ mapping! {
 }
 
 mapping! {
+    /// `cni`: how the node's pods are attached.
+    CniFile {
+        "enabled" => enabled: Text,
+        "confDir" => conf_dir: Text,
+        "binDirs" => bin_dirs: Vec<Text>,
+        "plugin" => plugin: Text,
+        "mtu" => mtu: Text,
+    }
+}
+
+mapping! {
     /// `api`: the local control socket.
     ApiFile {
         "socket" => socket: Text,
@@ -385,6 +397,7 @@ pub fn known_keys() -> Vec<String> {
         ("filters[].importV4[].prefixLength.", LengthFile::KEYS),
         ("pools[].", PoolFile::KEYS),
         ("kernel.", KernelFile::KEYS),
+        ("cni.", CniFile::KEYS),
         ("api.", ApiFile::KEYS),
     ];
     sections

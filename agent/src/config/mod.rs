@@ -17,6 +17,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use routelet_bgp::core::config::SpeakerConfig;
 
+use crate::cni::CniConfig;
 use crate::kernel::KernelConfig;
 
 pub(crate) mod file;
@@ -53,6 +54,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// For the kernel.
     pub kernel: KernelConfig,
+    /// For the CNI configuration of the node's pods.
+    pub cni: CniConfig,
     /// Socket of the local API.
     pub api_socket: PathBuf,
     /// Where state is kept across restarts.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use super::file::{self, ConfigFile};
 use super::problem::{Problem, Problems};
+use super::spec::At;
 use super::{Config, ConfigError, ReadPassword, parse, validate};
 
 /// What objects say beyond the keys of a file.
@@ -44,6 +45,8 @@ pub(crate) fn assemble(
     if !problems.is_valid() {
         return Err(Refusal::Values(problems.into_errors()));
     }
+    // An agent in a cluster brings the network of its node, unless told not to.
+    spec.cni.enabled.get_or_insert(At::default_of(spec.kernel.enabled));
     for node in &mut spec.nodes {
         node.mesh = !beyond.off_mesh.contains(&node.name.value);
     }
@@ -58,7 +61,7 @@ pub(crate) fn assemble(
     }
 }
 
-/// Reads the file beside the objects: what concerns this host only (`kernel`, `api`, `stateDir`); the
+/// Reads the file beside the objects: what concerns this host only (`kernel`, `cni`, `api`, `stateDir`); the
 /// last also as its value.
 ///
 /// # Errors
@@ -79,7 +82,7 @@ pub(crate) fn read_base(name: &str, text: &str) -> Result<(ConfigFile, PathBuf),
             problems.error(
                 place,
                 key,
-                "comes from the Kubernetes objects; beside them a file has only kernel, api and stateDir",
+                "comes from the Kubernetes objects; beside them a file has only kernel, cni, api and stateDir",
             );
         }
     }

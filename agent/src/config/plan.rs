@@ -13,6 +13,7 @@ use routelet_bgp::core::config::{PeerChange, PeerConfig, SpeakerConfig};
 use serde::Serialize;
 
 use super::Config;
+use crate::cni::CniConfig;
 
 /// What happens to a peer.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -38,6 +39,8 @@ pub struct Plan {
     pub speaker: Vec<String>,
     /// What changes in the kernel, in words.
     pub kernel: Vec<String>,
+    /// What changes in the CNI configuration, in words. Pods that run keep what they have.
+    pub cni: Vec<String>,
     /// What stays as it is until the agent is restarted, in words.
     pub restart_required: Vec<String>,
 }
@@ -74,6 +77,7 @@ impl fmt::Display for Plan {
         }
         lines.extend(self.speaker.iter().map(|words| format!("speaker: {words}")));
         lines.extend(self.kernel.iter().map(|words| format!("kernel: {words}")));
+        lines.extend(self.cni.iter().map(|words| format!("pods to come: {words}")));
         lines.extend(self.restart_required.iter().map(|words| format!("after a restart: {words}")));
         f.write_str(&lines.join("\n"))
     }
@@ -89,6 +93,7 @@ impl Config {
             peers: peers(&self.speaker, &new.speaker),
             speaker: speaker(&self.speaker, &new.speaker),
             kernel: self.kernel_changes(new),
+            cni: self.cni_changes(new),
             restart_required,
         }
     }
@@ -133,6 +138,7 @@ impl Config {
             speaker: Arc::new(speaker),
             listen: self.listen.clone(),
             kernel,
+            cni: new.cni,
             api_socket: self.api_socket.clone(),
             state_dir: self.state_dir.clone(),
             warnings: new.warnings,
@@ -149,6 +155,31 @@ impl Config {
         );
         words.changed("kernel.repair", &self.kernel.repair, &new.kernel.repair);
         words.lists("blackhole", &self.kernel.blackholes, &new.kernel.blackholes);
+        words.0
+    }
+
+    fn cni_changes(&self, new: &Self) -> Vec<String> {
+        let (old, new) = (&self.cni, &new.cni);
+        let mut words = Words::default();
+        words.changed("cni.enabled", &old.enabled, &new.enabled);
+        if !old.enabled && !new.enabled {
+            return words.0;
+        }
+        let dirs = |config: &CniConfig| {
+            let dirs: Vec<_> =
+                config.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
+            format!("[{}]", dirs.join(", "))
+        };
+        let mtu = |config: &CniConfig| match config.mtu {
+            Some(mtu) => mtu.to_string(),
+            None => "what fits".to_owned(),
+        };
+        words.changed("cni.confDir", &old.conf_dir.display(), &new.conf_dir.display());
+        words.changed("cni.binDirs", &dirs(old), &dirs(new));
+        words.changed("cni.plugin", &old.plugin, &new.plugin);
+        words.changed("cni.mtu", &mtu(old), &mtu(new));
+        words.changed("octets of encapsulation", &old.overhead, &new.overhead);
+        words.lists("range of pod addresses", &old.pod_cidrs, &new.pod_cidrs);
         words.0
     }
 }

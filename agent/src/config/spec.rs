@@ -14,6 +14,7 @@ use routelet_bgp::core::policy::Rule;
 use routelet_proto::{Asn, Family, HoldTime, Role};
 
 use super::problem::Place;
+use crate::cni::Plugin;
 
 /// A value and the place it was written at; no place for a default.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,6 +49,8 @@ pub struct ConfigSpec {
     pub pools: Vec<PoolSpec>,
     /// Where routes go.
     pub kernel: KernelSpec,
+    /// How pods are attached.
+    pub cni: CniSpec,
     /// Socket of the local API.
     pub api_socket: PathBuf,
     /// Where state is kept.
@@ -214,4 +217,19 @@ pub struct KernelSpec {
     pub blackhole_metric: At<u32>,
     /// Whether routes that others delete are put back.
     pub repair: bool,
+}
+
+/// How pods are attached.
+#[derive(Clone, Debug)]
+pub struct CniSpec {
+    /// Whether a CNI configuration is written. `None`: nobody said.
+    pub enabled: Option<At<bool>>,
+    /// Where it is written.
+    pub conf_dir: PathBuf,
+    /// Where the plugins are.
+    pub bin_dirs: Vec<PathBuf>,
+    /// The plugin that makes a pod's device.
+    pub plugin: Plugin,
+    /// MTU of pods. `None`: what fits.
+    pub mtu: Option<u32>,
 }

@@ -26,11 +26,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 
+use super::cni::{self, Attachment, Runtime};
 use super::netns::{Netns, Via};
 use super::network::{Network, attach_pod, everything};
 use super::node::Node;
 use super::ping::{PingReport, PingStream, ping, reaches};
-use super::{LabArgs, now, sandbox};
+use super::{LabArgs, now, sandbox, wait_until};
 
 /// How long sessions may take to come up.
 const SESSIONS: Duration = Duration::from_secs(12);
@@ -64,9 +65,14 @@ pub fn run(args: &LabArgs) -> anyhow::Result<bool> {
         "all sessions are established: the mesh (iBGP, AS 64512) and the ToR's (eBGP, AS 65001)",
     )?;
 
+    screen.step(&lab.attach_pods()?)?;
     let mut reached = lab.reach_everywhere(&screen)?;
     screen.show("routelet peers, on node-a", &lab.nodes[1].text(&["peers"])?)?;
     screen.show("routelet routes, on node-a", &lab.nodes[1].text(&["routes"])?)?;
+    screen.show(
+        "routelet explain 10.244.3.2 (pod-c), on node-a",
+        &lab.nodes[1].text(&["explain", "10.244.3.2"])?,
+    )?;
     if let Some((node, prefix)) = &args.remove_route {
         let count = lab.node(node)?.netns().delete_routes(*prefix)?;
         ensure!(count > 0, "{node} has no route to {prefix} in its kernel");
@@ -83,6 +89,7 @@ pub fn run(args: &LabArgs) -> anyhow::Result<bool> {
             std::thread::park();
         }
     }
+    lab.detach_pods()?;
     let names: Vec<String> = lab.nodes.iter().map(|node| node.name().to_owned()).collect();
     for node in &mut lab.nodes {
         node.stop()?;
@@ -99,6 +106,8 @@ struct Lab {
     nodes: Vec<Node>,
     pods: Vec<Pod>,
     server: Netns,
+    /// Folder of the CNI plugins.
+    plugins: Option<PathBuf>,
     // Switches and the like live as long as the lab.
     _lans: Vec<super::network::Lan>,
 }
@@ -106,7 +115,10 @@ struct Lab {
 struct Pod {
     name: String,
     netns: Netns,
+    /// What it got when it was attached.
     addresses: Vec<IpAddr>,
+    /// By whom, if by the plugins.
+    attached: Option<(Runtime, Attachment)>,
 }
 
 impl Lab {
@@ -137,6 +149,7 @@ impl Lab {
         }
         lans.push(behind);
 
+        let plugins = cni::installed();
         let mut nodes = vec![Node::new("tor", &tor, &binary, &folder("tor"), &tor_yaml(repair))?];
         let mut pods = Vec::new();
         for (name, subnet, number) in NODES {
@@ -148,12 +161,58 @@ impl Lab {
             }
             let pod_name = name.replace("node", "pod");
             let pod = network.host(&pod_name)?;
-            let addresses = attach_pod(&netns, "pod0", &pod, &pod_cidrs(number)?)?;
-            pods.push(Pod { name: pod_name, netns: pod, addresses });
-            let yaml = node_yaml(name, subnet, number, repair);
+            pods.push(Pod { name: pod_name, netns: pod, addresses: Vec::new(), attached: None });
+            let mut yaml = node_yaml(name, subnet, number, repair);
+            if let Some(plugins) = &plugins {
+                let _ = writeln!(
+                    yaml,
+                    "cni: {{enabled: true, confDir: {}, binDirs: [{}]}}",
+                    conf_dir(name).display(),
+                    plugins.display()
+                );
+            }
             nodes.push(Node::new(name, &netns, &binary, &folder(name), &yaml)?);
         }
-        Ok(Self { nodes, pods, server, _lans: lans })
+        Ok(Self { nodes, pods, server, plugins, _lans: lans })
+    }
+
+    /// Gives each node its pod, as soon as the node says that it is ready for it. Says how.
+    fn attach_pods(&mut self) -> anyhow::Result<String> {
+        let Some(plugins) = &self.plugins else {
+            for ((_, _, number), (node, pod)) in
+                NODES.iter().zip(self.nodes[1..].iter().zip(&mut self.pods))
+            {
+                pod.addresses = attach_pod(node.netns(), "pod0", &pod.netns, &pod_cidrs(*number)?)?;
+            }
+            return Ok("pods are attached by hand: the CNI plugins are not installed (Debian: \
+                       apt-get install containernetworking-plugins)"
+                .to_owned());
+        };
+        let mut mtu = 0;
+        for (node, pod) in self.nodes[1..].iter().zip(&mut self.pods) {
+            let directory = conf_dir(node.name());
+            let file = directory.join(crate::cni::FILE_NAME);
+            wait_until(&format!("the CNI configuration of {}", node.name()), SESSIONS, || {
+                if file.exists() { Ok(()) } else { node_problems(node) }
+            })?;
+            let state = folder(node.name()).join("cni-state");
+            let runtime = Runtime::load(node.netns(), &directory, plugins, &state)?;
+            let attachment = runtime.add(&pod.netns)?;
+            pod.addresses.clone_from(&attachment.addresses);
+            pod.attached = Some((runtime, attachment));
+            mtu = pod.netns.mtu("eth0")?;
+        }
+        Ok(format!(
+            "a pod on each node, attached by the CNI plugins ptp, host-local and portmap with the \
+             configuration that routelet wrote (MTU {mtu})"
+        ))
+    }
+
+    fn detach_pods(&mut self) -> anyhow::Result<()> {
+        self.pods
+            .iter_mut()
+            .filter_map(|pod| pod.attached.take())
+            .try_for_each(|(runtime, attachment)| runtime.del(&attachment))
     }
 
     fn start(&mut self) -> anyhow::Result<()> {
@@ -247,7 +306,12 @@ impl Lab {
     /// Restarts the agent of node-b while packets pass, every 10 ms, and reports what was lost.
     fn restart(&mut self, screen: &Screen) -> anyhow::Result<()> {
         let [a, b, c] = &self.pods[..] else { unreachable!("invariant: three pods were built") };
-        let server = Pod { name: "server".into(), netns: self.server.clone(), addresses: vec![] };
+        let server = Pod {
+            name: "server".into(),
+            netns: self.server.clone(),
+            addresses: Vec::new(),
+            attached: None,
+        };
         let streams = [(a, b), (b, a), (c, b), (b, c), (a, c), (&server, b)].map(|(from, to)| {
             let words = format!("{} → {}", from.name, to.name);
             PingStream::start(&from.netns, to.addresses[0], Duration::from_millis(10))
@@ -267,6 +331,17 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// Where the agent of a node writes its CNI configuration.
+fn conf_dir(name: &str) -> PathBuf {
+    folder(name).join("net.d")
+}
+
+/// Why the CNI configuration is not there yet.
+fn node_problems(node: &Node) -> Result<(), String> {
+    let status = node.json(&["status"]).map_err(|error| format!("{error:#}"))?;
+    Err(status["cni"].to_string())
 }
 
 /// Progress with the time since the start.

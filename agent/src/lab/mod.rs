@@ -7,7 +7,7 @@
 //! whatever ends the program. No `ip` and no `ping` command is needed.
 //!
 //! [`sandbox`] isolates, [`netns`] makes namespaces and what is in them, [`network`] topologies,
-//! [`process`] runs programs, [`node`] the agent, [`ping`] measures; [`demo`] is the story told by
+//! [`process`] runs programs, [`node`] the agent, [`cni`] attaches pods, [`ping`] measures; [`demo`] is the story told by
 //! `routelet lab`.
 
 use std::ffi::OsString;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 
+pub mod cni;
 pub mod demo;
 pub mod netns;
 pub mod network;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use futures::TryStreamExt;
 use ipnet::IpNet;
-use netlink_packet_route::link::{InfoData, InfoVeth};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteProtocol, RouteScope};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -250,6 +250,34 @@ impl Netns {
         })
     }
 
+    /// MTU of a device, octets.
+    ///
+    /// # Errors
+    /// If it does not exist.
+    pub fn mtu(&self, device: &str) -> anyhow::Result<u32> {
+        self.netlink(|handle| async move {
+            let link = find_link(&handle, device).await?;
+            let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            });
+            mtu.with_context(|| format!("{device} has no MTU"))
+        })
+    }
+
+    /// Sets the MTU of a device, octets.
+    ///
+    /// # Errors
+    /// If it does not exist, or cannot have it.
+    pub fn set_mtu(&self, device: &str, mtu: u32) -> anyhow::Result<()> {
+        self.netlink(|handle| async move {
+            let index = link_index(&handle, device).await?;
+            let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+            let request = handle.link().set(message);
+            request.execute().await.with_context(|| format!("MTU {mtu} of {device}"))
+        })
+    }
+
     /// Index of a device.
     ///
     /// # Errors
@@ -367,9 +395,13 @@ async fn set_link(handle: &Handle, device: &str, up: bool) -> anyhow::Result<()>
 }
 
 async fn link_index(handle: &Handle, device: &str) -> anyhow::Result<u32> {
+    Ok(find_link(handle, device).await?.header.index)
+}
+
+async fn find_link(handle: &Handle, device: &str) -> anyhow::Result<LinkMessage> {
     let mut links = handle.link().get().match_name(device).execute();
     let link = links.try_next().await.with_context(|| format!("no device {device}"))?;
-    Ok(link.with_context(|| format!("no device {device}"))?.header.index)
+    link.with_context(|| format!("no device {device}"))
 }
 
 fn destination(route: &netlink_packet_route::route::RouteMessage) -> Option<IpNet> {

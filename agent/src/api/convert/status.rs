@@ -59,6 +59,15 @@ pub fn status(
             repaired: kernel.repaired,
             problems: kernel.problems.clone(),
         },
+        cni: views::Cni {
+            enabled: config.cni.enabled,
+            file: config.cni.conf_dir.join(crate::cni::FILE_NAME).display().to_string(),
+            written: snapshot.cni.written,
+            plugin: config.cni.plugin.to_string(),
+            mtu: snapshot.cni.mtu,
+            waiting: snapshot.cni.waiting.clone(),
+            problems: snapshot.cni.problems.clone(),
+        },
         problems: problems(snapshot, peers, kernel),
     }
 }
@@ -89,6 +98,14 @@ fn problems(snapshot: &Snapshot, peers: &[views::Peer], kernel: &KernelStatus) -
         )),
     }
     problems.extend(kernel.problems.iter().map(|problem| format!("kernel: {problem}")));
+    problems.extend(
+        snapshot
+            .cni
+            .waiting
+            .iter()
+            .map(|what| format!("the CNI configuration is not written yet: it waits for {what}")),
+    );
+    problems.extend(snapshot.cni.problems.iter().map(|problem| format!("CNI: {problem}")));
     problems
 }
 

@@ -13,11 +13,15 @@ use routelet_bgp::core::config::Password;
 use routelet_proto::{Asn, HoldTime};
 
 use super::file::{
-    ApiFile, BgpFile, ConfigFile, KernelFile, MemberFile, NodeFile, PasswordFile, PoolFile, Text,
+    ApiFile, BgpFile, CniFile, ConfigFile, KernelFile, MemberFile, NodeFile, PasswordFile,
+    PoolFile, Text,
 };
 use super::problem::{Place, Problems};
 use super::scalar::{self, Scalar};
-use super::spec::{At, BgpSpec, ConfigSpec, KernelSpec, LocalNodeSpec, NodeSpec, PoolSpec};
+use super::spec::{
+    At, BgpSpec, CniSpec, ConfigSpec, KernelSpec, LocalNodeSpec, NodeSpec, PoolSpec,
+};
+use crate::cni::{self, Plugin};
 
 mod filter;
 mod peer;
@@ -85,6 +89,7 @@ pub fn parse(
         filters: each(filters, |index, filter| reader.filter(filter, index)),
         pools: each(pools, |index, pool| reader.pool(pool, index)),
         kernel: reader.kernel(&file.kernel.clone().unwrap_or_default()),
+        cni: reader.cni(&file.cni.clone().unwrap_or_default()),
         api_socket: reader.api_socket(&api),
         state_dir: reader.or(
             file.state_dir.as_ref(),
@@ -353,6 +358,29 @@ impl Reader<'_> {
         }
     }
 
+    fn cni(&mut self, file: &CniFile) -> CniSpec {
+        file.check_keys("cni", self.problems);
+        let bin_dirs = match &file.bin_dirs {
+            None => cni::BIN_DIRS.iter().map(PathBuf::from).collect(),
+            Some(texts) => {
+                let dirs = self.values(Some(texts), "cni.binDirs", scalar::path);
+                dirs.into_iter().map(|at| at.value).collect()
+            }
+        };
+        CniSpec {
+            enabled: self.get(file.enabled.as_ref(), "cni.enabled", scalar::boolean),
+            conf_dir: self.or(
+                file.conf_dir.as_ref(),
+                "cni.confDir",
+                PathBuf::from(cni::CONF_DIR),
+                scalar::path,
+            ),
+            bin_dirs,
+            plugin: self.or(file.plugin.as_ref(), "cni.plugin", Plugin::default(), plugin),
+            mtu: self.get(file.mtu.as_ref(), "cni.mtu", mtu).map(|at| at.value),
+        }
+    }
+
     fn api_socket(&mut self, file: &ApiFile) -> PathBuf {
         file.check_keys("api", self.problems);
         let default = PathBuf::from("/run/routelet/routelet.sock");
@@ -376,6 +404,19 @@ fn prefix(text: &str) -> Scalar<IpNet> {
         return Err(format!("`{text}` is the whole address space; write the prefix that is meant"));
     }
     Ok(net)
+}
+
+fn plugin(text: &str) -> Scalar<Plugin> {
+    let plugins = [Plugin::Ptp, Plugin::Bridge];
+    plugins
+        .into_iter()
+        .find(|plugin| plugin.to_string() == text)
+        .ok_or_else(|| format!("`{text}` is not known; `ptp` and `bridge` are"))
+}
+
+/// RFC 791 wants 576 octets to be accepted everywhere; a device of Linux takes up to 65535.
+fn mtu(text: &str) -> Scalar<u32> {
+    scalar::number(text, 576, 65_535)
 }
 
 fn listen_address(text: &str) -> Scalar<IpAddr> {

@@ -7,7 +7,7 @@ pub type Case = (&'static str, &'static str, &'static [&'static str]);
 #[rustfmt::skip]
 pub const AFTER_NODE: &[Case] = &[
     ("unknown key at the top", "metrics: {listen: 127.0.0.1:9179}",
-        &["2:1: unknown key `metrics`. Known here: node, bgp, nodes, peers, filters, pools, kernel, api, stateDir"]),
+        &["2:1: unknown key `metrics`. Known here: node, bgp, nodes, peers, filters, pools, kernel, cni, api, stateDir"]),
     ("unknown key with a suggestion", "bgp: {nodeToNodeMeshEnable: false}",
         &["2:7: bgp: unknown key `nodeToNodeMeshEnable`. Did you mean `nodeToNodeMeshEnabled`? Known here: asNumber, nodeToNodeMeshEnabled, nodeMeshPassword, nodeMeshMaxRestartTime, listenPort, listenAddresses, holdTime, keepaliveTime, connectRetryTime, maximumPaths"]),
     ("unknown key of a rule", "filters:\n- name: f\n  importV4: [{acept: x, action: Accept}]",

@@ -70,6 +70,7 @@ impl<'a> Parts<'a> {
     ) -> (ConfigFile, Beyond) {
         let mut file = ConfigFile {
             kernel: self.base.kernel.clone(),
+            cni: self.base.cni.clone(),
             api: self.base.api.clone(),
             state_dir: self.base.state_dir.clone(),
             ..ConfigFile::default()

@@ -149,6 +149,8 @@ filters:
   - {action: Accept, cidr: 0.0.0.0/0, matchOperator: Equal}
   - {action: Reject, cidr: 10.0.0.0/8, matchOperator: In, prefixLength: {min: 25}}
 pools: [{name: pods, cidr: 10.244.0.0/16}]
+# On unless told otherwise, as it is not in a file.
+cni: {enabled: true}
 ";
     let no_secrets = |_: &Path| Err("none".to_owned());
     let expected = crate::config::parse("file", file, None, &no_secrets).expect("file");
