@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::route::RouteProtocol;
-use routelet::kernel::{KernelConfig, KernelHandle, NextHopSink, RouteStatus, Tuning};
+use routelet::kernel::{
+    KernelConfig, KernelHandle, NextHopSink, NexthopObjects, RouteStatus, Tuning,
+};
 use routelet::lab::netns::{Netns, Via};
 use routelet::lab::sandbox;
 use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopAnswer, RouteChange};
@@ -62,6 +64,8 @@ async fn measure(node: &Netns, far: IpNet) -> anyhow::Result<()> {
         blackhole_metric: 65000,
         blackholes: Vec::new(),
         repair: true,
+        nexthop_objects: NexthopObjects::Auto,
+        memory: None,
     };
     let queue = Arc::new(RouteQueue::default());
     let start =

@@ -294,6 +294,7 @@ mapping! {
         "metric" => metric: Text,
         "blackholeMetric" => blackhole_metric: Text,
         "repair" => repair: Text,
+        "nexthopObjects" => nexthop_objects: Text,
     }
 }
 

@@ -110,8 +110,6 @@ impl Config {
         };
         words.changed("bgp.listenAddresses, bgp.listenPort", &listen(self), &listen(new));
         words.changed("kernel.enabled", &self.kernel.enabled, &new.kernel.enabled);
-        words.changed("kernel.table", &self.kernel.table, &new.kernel.table);
-        words.changed("kernel.protocol", &self.kernel.protocol, &new.kernel.protocol);
         words.changed("api.socket", &self.api_socket.display(), &new.api_socket.display());
         words.changed("stateDir", &self.state_dir.display(), &new.state_dir.display());
         words.0
@@ -130,8 +128,7 @@ impl Config {
         speaker.track_next_hops = self.speaker.track_next_hops;
         let mut kernel = new.kernel;
         kernel.enabled = self.kernel.enabled;
-        kernel.table = self.kernel.table;
-        kernel.protocol = self.kernel.protocol;
+        kernel.memory.clone_from(&self.kernel.memory);
         Self {
             node_name: self.node_name.clone(),
             pod_cidrs: new.pod_cidrs,
@@ -147,6 +144,8 @@ impl Config {
 
     fn kernel_changes(&self, new: &Self) -> Vec<String> {
         let mut words = Words::default();
+        words.changed("kernel.table", &self.kernel.table, &new.kernel.table);
+        words.changed("kernel.protocol", &self.kernel.protocol, &new.kernel.protocol);
         words.changed("kernel.metric", &self.kernel.metric, &new.kernel.metric);
         words.changed(
             "kernel.blackholeMetric",
@@ -154,6 +153,11 @@ impl Config {
             &new.kernel.blackhole_metric,
         );
         words.changed("kernel.repair", &self.kernel.repair, &new.kernel.repair);
+        words.changed(
+            "kernel.nexthopObjects",
+            &self.kernel.nexthop_objects,
+            &new.kernel.nexthop_objects,
+        );
         words.lists("blackhole", &self.kernel.blackholes, &new.kernel.blackholes);
         words.0
     }

@@ -15,6 +15,7 @@ use routelet_proto::{Asn, Family, HoldTime, Role};
 
 use super::problem::Place;
 use crate::cni::Plugin;
+use crate::kernel::NexthopObjects;
 
 /// A value and the place it was written at; no place for a default.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -217,6 +218,8 @@ pub struct KernelSpec {
     pub blackhole_metric: At<u32>,
     /// Whether routes that others delete are put back.
     pub repair: bool,
+    /// Whether large next-hop sets become nexthop objects of the kernel.
+    pub nexthop_objects: NexthopObjects,
 }
 
 /// How pods are attached.

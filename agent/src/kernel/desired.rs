@@ -16,7 +16,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopSet};
 
-use super::route::{Hops, RouteKey, Target};
+use super::route::{Form, Hops, RouteKey, Target};
 use super::topology::Resolution;
 
 /// Number of a next-hop set.
@@ -39,7 +39,7 @@ pub(super) enum Have {
     /// An answer was lost, or a notification told only half.
     Unknown,
     Present {
-        target: Arc<Target>,
+        form: Form,
         protocol: u8,
     },
 }
@@ -48,7 +48,7 @@ pub(super) enum Have {
 #[derive(Debug)]
 pub(super) struct Route {
     pub key: RouteKey,
-    pub have: Have,
+    have: Have,
     want: Want,
     /// Place among the members of its set.
     position: u32,
@@ -62,9 +62,16 @@ pub(super) struct Route {
     pub lost: bool,
     /// Why it is not as wanted.
     pub failure: Option<Box<str>>,
+    /// When the speaker decided on what is being written, in ticks of [`super::latency`]; 0: that
+    /// is written, or was the kernel side's own idea.
+    pub decided: u32,
 }
 
 impl Route {
+    pub(super) fn have(&self) -> &Have {
+        &self.have
+    }
+
     pub(super) fn want(&self) -> Want {
         self.want
     }
@@ -74,6 +81,18 @@ struct SetEntry {
     next_hops: NextHopSet,
     target: Result<Arc<Target>, Box<str>>,
     members: Vec<u32>,
+    /// Its nexthop object; 0: its routes are plain.
+    group: u32,
+    /// The kernel would not have the object; not tried again before something changes.
+    plain: bool,
+}
+
+/// What a set that nobody uses any more leaves behind.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Retired {
+    pub next_hops: NextHopSet,
+    /// Its nexthop object; 0: none.
+    pub group: u32,
 }
 
 /// See the module.
@@ -86,6 +105,10 @@ pub(super) struct RouteTable {
     by_next_hops: HashMap<NextHopSet, SetId, FixedState>,
     by_next_hop: HashMap<ForwardingNextHop, Vec<SetId>, FixedState>,
     blackhole: Arc<Target>,
+    /// How many routes the kernel has, as far as is known, behind each nexthop object.
+    users: HashMap<u32, u32, FixedState>,
+    /// How many routes nobody knows what the kernel has of.
+    unknown: usize,
 }
 
 impl RouteTable {
@@ -99,6 +122,8 @@ impl RouteTable {
             by_next_hops: HashMap::default(),
             by_next_hop: HashMap::default(),
             blackhole: Arc::new(Target::Blackhole),
+            users: HashMap::default(),
+            unknown: 0,
         }
     }
 
@@ -121,6 +146,7 @@ impl RouteTable {
             doubt: false,
             lost: false,
             failure: None,
+            decided: 0,
         };
         let id = place(&mut self.routes, &mut self.free, route);
         self.by_key.insert(key, id);
@@ -135,8 +161,47 @@ impl RouteTable {
         self.routes.get_mut(id as usize).and_then(Option::as_mut)
     }
 
+    /// What the kernel has of a route now; returns what it had.
+    pub(super) fn set_have(&mut self, id: u32, have: Have) -> Have {
+        let Some(route) = self.routes.get_mut(id as usize).and_then(Option::as_mut) else {
+            return Have::Absent;
+        };
+        match &have {
+            Have::Present { form: Form::Group(group), .. } => {
+                *self.users.entry(*group).or_default() += 1;
+            }
+            Have::Unknown => self.unknown += 1,
+            _ => {}
+        }
+        let before = std::mem::replace(&mut route.have, have);
+        match &before {
+            Have::Present { form: Form::Group(group), .. } => {
+                if let Some(users) = self.users.get_mut(group) {
+                    *users -= 1;
+                    if *users == 0 {
+                        self.users.remove(group);
+                    }
+                }
+            }
+            Have::Unknown => self.unknown -= 1,
+            _ => {}
+        }
+        before
+    }
+
+    /// How many routes the kernel has behind a nexthop object.
+    pub(super) fn users(&self, group: u32) -> u32 {
+        self.users.get(&group).copied().unwrap_or(0)
+    }
+
+    /// How many routes nobody knows what the kernel has of.
+    pub(super) fn unknown(&self) -> usize {
+        self.unknown
+    }
+
     /// Forgets a route that is not wanted.
     pub(super) fn remove(&mut self, id: u32) {
+        self.set_have(id, Have::Absent);
         if let Some(route) = self.routes.get_mut(id as usize).and_then(Option::take) {
             debug_assert_eq!(route.want, Want::Nothing);
             self.by_key.remove(&route.key);
@@ -166,7 +231,13 @@ impl RouteTable {
         next_hops: NextHopSet,
         target: Result<Arc<Target>, Box<str>>,
     ) -> SetId {
-        let entry = SetEntry { next_hops: next_hops.clone(), target, members: Vec::new() };
+        let entry = SetEntry {
+            next_hops: next_hops.clone(),
+            target,
+            members: Vec::new(),
+            group: 0,
+            plain: false,
+        };
         let set = SetId(place(&mut self.sets, &mut self.free_sets, entry));
         for next_hop in &next_hops {
             self.by_next_hop.entry(*next_hop).or_default().push(set);
@@ -184,22 +255,67 @@ impl RouteTable {
         &self.entry(set).next_hops
     }
 
-    /// Gives a set another target; returns its members where it really is another.
-    pub(super) fn set_target(
-        &mut self,
-        set: SetId,
-        target: Result<Arc<Target>, Box<str>>,
-    ) -> Vec<u32> {
-        let entry = self.sets[set.0 as usize].as_mut().expect("a set in use");
+    /// Gives a set another target; says whether it really is another.
+    pub(super) fn set_target(&mut self, set: SetId, target: Result<Arc<Target>, Box<str>>) -> bool {
+        let entry = self.entry_mut(set);
         if entry.target == target {
-            return Vec::new();
+            return false;
         }
         entry.target = target;
-        entry.members.clone()
+        entry.plain = false;
+        true
     }
 
-    /// Changes what a route is to be. Returns the next hops of a set that nobody uses any more.
-    pub(super) fn set_want(&mut self, id: u32, want: Want) -> Option<NextHopSet> {
+    /// Where a set leads, or why nowhere.
+    pub(super) fn set_leads(&self, set: SetId) -> Result<&Arc<Target>, &str> {
+        self.entry(set).target.as_ref().map_err(|reason| &**reason)
+    }
+
+    /// The routes of a set.
+    pub(super) fn members(&self, set: SetId) -> &[u32] {
+        &self.entry(set).members
+    }
+
+    /// The sets that there are: a scan.
+    pub(super) fn sets(&self) -> Vec<SetId> {
+        (0..).zip(&self.sets).filter_map(|(at, set)| set.as_ref().map(|_| SetId(at))).collect()
+    }
+
+    /// The nexthop object of a set; 0: its routes are plain.
+    pub(super) fn group(&self, set: SetId) -> u32 {
+        self.entry(set).group
+    }
+
+    /// The nexthop object of a wanted route's set; 0: it is plain.
+    pub(super) fn group_of(&self, route: &Route) -> u32 {
+        match route.want {
+            Want::Set(set) => self.entry(set).group,
+            _ => 0,
+        }
+    }
+
+    /// Gives a set a nexthop object, or takes it away (0); returns the one before.
+    pub(super) fn set_group(&mut self, set: SetId, group: u32) -> u32 {
+        std::mem::replace(&mut self.entry_mut(set).group, group)
+    }
+
+    /// Whether a set does without an object because the kernel would not have it.
+    pub(super) fn stays_plain(&self, set: SetId) -> bool {
+        self.entry(set).plain
+    }
+
+    /// See [`RouteTable::stays_plain`]; forgotten with the next target.
+    pub(super) fn set_stays_plain(&mut self, set: SetId, plain: bool) {
+        self.entry_mut(set).plain = plain;
+    }
+
+    /// Whether a set is still there.
+    pub(super) fn has_set(&self, set: SetId) -> bool {
+        self.sets.get(set.0 as usize).is_some_and(Option::is_some)
+    }
+
+    /// Changes what a route is to be. Returns what a set leaves that nobody uses any more.
+    pub(super) fn set_want(&mut self, id: u32, want: Want) -> Option<Retired> {
         let route = self.routes[id as usize].as_mut().expect("a route in the table");
         let before = std::mem::replace(&mut route.want, want);
         let position = route.position;
@@ -207,7 +323,7 @@ impl RouteTable {
             return None;
         }
         if let Want::Set(set) = want {
-            let entry = self.sets[set.0 as usize].as_mut().expect("a set in use");
+            let entry = self.entry_mut(set);
             // Numbers of routes are below 2^32.
             let position = entry.members.len() as u32;
             entry.members.push(id);
@@ -246,7 +362,11 @@ impl RouteTable {
         self.sets[set.0 as usize].as_ref().expect("a set in use")
     }
 
-    fn remove_set(&mut self, set: SetId) -> Option<NextHopSet> {
+    fn entry_mut(&mut self, set: SetId) -> &mut SetEntry {
+        self.sets[set.0 as usize].as_mut().expect("a set in use")
+    }
+
+    fn remove_set(&mut self, set: SetId) -> Option<Retired> {
         let entry = self.sets[set.0 as usize].take()?;
         self.free_sets.push(set.0);
         self.by_next_hops.remove(&entry.next_hops);
@@ -258,7 +378,7 @@ impl RouteTable {
                 }
             }
         }
-        Some(entry.next_hops)
+        Some(Retired { next_hops: entry.next_hops, group: entry.group })
     }
 }
 

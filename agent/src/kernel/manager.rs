@@ -17,6 +17,7 @@ use routelet_bgp::io::{PendingRoutes, RouteQueue};
 use tokio::sync::{mpsc, oneshot};
 
 use super::lookup::{self, Question};
+use super::memory::Memory;
 use super::monitor::{Event, Monitor};
 use super::reconcile::Reconciler;
 use super::writer::{CHUNK, JOBS, Job, JobDone};
@@ -45,6 +46,7 @@ pub(super) struct Manager<S> {
     pub sink: Arc<S>,
     /// Time between two slow comparisons of everything.
     pub audit: Duration,
+    pub memory: Memory,
 }
 
 /// Why the loop went on.
@@ -73,7 +75,7 @@ impl<S: NextHopSink> Manager<S> {
     /// The writer's thread has ended before its time.
     pub(super) async fn run(self) -> Result<(), String> {
         let Self { mut reconciler, mut monitor, jobs, mut results, mut commands, .. } = self;
-        let (queue, sink) = (self.queue, self.sink);
+        let (queue, sink, mut memory) = (self.queue, self.sink, self.memory);
         let start = tokio::time::Instant::now() + self.audit;
         let mut audit = tokio::time::interval_at(start, self.audit);
         audit.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -94,6 +96,8 @@ impl<S: NextHopSink> Manager<S> {
             if reconciler.take_settings_changed() {
                 problems = check_forwarding(&reconciler);
             }
+            // Before anything is written in a new place.
+            memory.write(&reconciler.territories());
             if stopping.as_ref().is_none_or(|stopping| stopping.withdraw) {
                 pump(&mut reconciler, &jobs, &mut write_jobs, now)?;
             }
@@ -125,7 +129,7 @@ impl<S: NextHopSink> Manager<S> {
                 Wake::Done(Some(done)) => {
                     // Notifications first: they happened before what the writer found after.
                     reconciler.events(monitor.poll(), now);
-                    if matches!(done, JobDone::Written(_)) {
+                    if matches!(done, JobDone::Written(_) | JobDone::Objects(_)) {
                         write_jobs -= 1;
                     }
                     reconciler.done(done, now);
@@ -172,12 +176,18 @@ fn pump(
         jobs.try_send(job).map_err(|_| "the writer's thread has ended".to_owned())
     };
     while *write_jobs < JOBS {
-        let writes = reconciler.next_writes(CHUNK);
-        if writes.is_empty() {
-            break;
-        }
+        // Objects first, because routes refer to them; last as well, when it has turned out that no
+        // route needs them any more.
+        let job = reconciler.next_objects().or_else(|| {
+            let writes = reconciler.next_writes(CHUNK);
+            (!writes.is_empty()).then_some(Job::Write(writes))
+        });
+        let Some(job) = job.or_else(|| reconciler.next_objects()) else { break };
         *write_jobs += 1;
-        hand_over(Job::Write(writes))?;
+        hand_over(job)?;
+    }
+    if let Some(job) = reconciler.next_object_list() {
+        hand_over(job)?;
     }
     if let Some(job) = reconciler.next_dump(now) {
         hand_over(job)?;

@@ -16,16 +16,20 @@
 //! ```
 //!
 //! `reconcile` decides, without IO or clock, over `desired` (what is wanted, what the kernel has),
-//! `topology` and `nexthop` (what resolves how) and `hold` (how long to wait); `writer`, `monitor`
-//! and `socket` talk to the kernel in the octets of `wire` and `route`.
+//! `topology` and `nexthop` (what resolves how), `objects` (large next-hop sets as nexthop objects of
+//! the kernel) and `hold` (how long to wait); `writer`, `monitor` and `socket` talk to the kernel in
+//! the octets of `wire` and `route`. `memory` keeps where our routes are across restarts.
 
 mod desired;
 mod forwarding;
 mod hold;
+mod latency;
 mod lookup;
 mod manager;
+mod memory;
 mod monitor;
 mod nexthop;
+mod objects;
 mod reconcile;
 mod render;
 mod route;
@@ -34,8 +38,10 @@ mod topology;
 mod wire;
 mod writer;
 
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +52,9 @@ use routelet_bgp::io::{RouteQueue, SpeakerHandle};
 use routelet_proto::FamilySet;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::latency::{BOUNDS, Latency};
 use self::manager::{Command, Manager};
+use self::memory::Memory;
 use self::monitor::Monitor;
 use self::reconcile::Reconciler;
 use self::socket::RequestSocket;
@@ -69,6 +77,30 @@ pub struct KernelConfig {
     pub blackholes: Vec<IpNet>,
     /// Whether routes that others delete are put back.
     pub repair: bool,
+    /// Whether large next-hop sets become nexthop objects of the kernel.
+    pub nexthop_objects: NexthopObjects,
+    /// Where is remembered in which tables and under which protocol numbers our routes are, so that
+    /// what a former life has left elsewhere goes at the first sync; `None`: nowhere.
+    pub memory: Option<PathBuf>,
+}
+
+/// How routes are written that share their next hops with many others.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum NexthopObjects {
+    /// By nexthop objects, where the kernel has them.
+    #[default]
+    Auto,
+    /// By their hops, always.
+    Never,
+}
+
+impl fmt::Display for NexthopObjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "Auto",
+            Self::Never => "Never",
+        })
+    }
 }
 
 /// What became of a prefix in the kernel.
@@ -97,8 +129,32 @@ pub struct KernelStatus {
     pub synced: bool,
     /// Routes put back because somebody else had removed or changed them, since start.
     pub repaired: u64,
+    /// Groups of next hops that the kernel has as objects; `None`: switched off, or it cannot.
+    pub nexthop_objects: Option<usize>,
+    /// Times from the speaker's decision to the kernel's acknowledgement, since start.
+    pub latency: Latency,
+    /// What went wrong, since start.
+    pub errors: KernelErrors,
     /// Problems in words, each with its fix (forwarding off, missing capability, …).
     pub problems: Vec<String>,
+}
+
+/// What went wrong between us and the kernel, counted since start. None of it is lost: what was
+/// refused is tried again, what is not known is asked.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct KernelErrors {
+    /// Writes of routes that the kernel refused.
+    pub refused: u64,
+    /// Writes of routes whose answers were lost.
+    pub lost: u64,
+    /// Times that notifications were lost.
+    pub overruns: u64,
+    /// Comparisons of our routes with the kernel's that an event or an error has made necessary.
+    pub dumps: u64,
+    /// Comparisons that failed.
+    pub failed_dumps: u64,
+    /// Next-hop sets that are plain because the kernel refused their objects.
+    pub surrendered: u64,
 }
 
 /// What the kernel says about one destination, for `explain`.
@@ -193,11 +249,13 @@ impl KernelHandle {
         let monitor = Monitor::open(socket.port(), tuning.monitor_buffer)
             .context("cannot listen to kernel notifications")?;
         let now = tokio::time::Instant::now().into_std();
-        let mut reconciler = Reconciler::new(config, tuning.settle, now);
+        let memory = Memory::new(config.memory.clone());
+        let mut reconciler = Reconciler::new(config, &memory.read(), tuning.settle, now);
         let snapshot = writer::dump_all(&mut socket, &reconciler.territories())
             .context("cannot list the kernel's routes")?;
         reconciler.snapshot(snapshot, now);
-        Ok(KernelStart(Some(Opened { socket, monitor, reconciler, audit: tuning.audit })))
+        let opened = Opened { socket, monitor, reconciler, audit: tuning.audit, memory };
+        Ok(KernelStart(Some(opened)))
     }
 
     /// Takes a new configuration and applies the difference. One that is impossible is logged and
@@ -271,6 +329,7 @@ struct Opened {
     monitor: Monitor,
     reconciler: Reconciler,
     audit: Duration,
+    memory: Memory,
 }
 
 impl KernelStart {
@@ -292,7 +351,7 @@ impl KernelStart {
         sink: S,
     ) -> anyhow::Result<KernelHandle> {
         let (failed, failure) = watch::channel(None);
-        let Some(Opened { socket, monitor, reconciler, audit }) = self.0 else {
+        let Some(Opened { socket, monitor, reconciler, audit, memory }) = self.0 else {
             let drain = tokio::spawn(async move {
                 loop {
                     queue.take().await;
@@ -301,9 +360,9 @@ impl KernelStart {
             let drain = Some(Arc::new(Drain(drain.abort_handle())));
             return Ok(KernelHandle { commands: None, failure, _drain: drain });
         };
-        // One job more than the writes in flight: a dump.
-        let (jobs, jobs_out) = mpsc::channel(writer::JOBS + 1);
-        let (done, results) = mpsc::channel(writer::JOBS + 1);
+        // Some more than the writes in flight: a dump, and lists of nexthop objects.
+        let (jobs, jobs_out) = mpsc::channel(writer::JOBS + 4);
+        let (done, results) = mpsc::channel(writer::JOBS + 4);
         let writer = std::thread::Builder::new()
             .name("kernel-writer".to_owned())
             .spawn(move || writer::run(socket, jobs_out, &done))
@@ -318,6 +377,7 @@ impl KernelStart {
             queue,
             sink: Arc::new(sink),
             audit,
+            memory,
         };
         let manager = tokio::spawn(manager.run());
         tokio::spawn(async move {

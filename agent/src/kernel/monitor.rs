@@ -1,4 +1,4 @@
-//! Notifications of the kernel: links, addresses, routes, forwarding.
+//! Notifications of the kernel: links, addresses, routes, nexthop objects, forwarding.
 //!
 //! In flow: a multicast netlink socket. Out flow: [`Event`]s in the kernel's order.
 //!
@@ -16,6 +16,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBuf;
 use socket2::{SockFilter, SockRef};
 
+use super::objects::KernelObject;
 use super::route::{Address, KernelRoute, Link};
 use super::socket::raise_receive_buffer;
 use super::wire::{self, Header};
@@ -33,6 +34,7 @@ const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_IPV4_NETCONF: u32 = 24;
 const RTNLGRP_IPV6_NETCONF: u32 = 25;
+const RTNLGRP_NEXTHOP: u32 = 32;
 const GROUPS: [u32; 7] = [
     RTNLGRP_LINK,
     RTNLGRP_IPV4_IFADDR,
@@ -61,6 +63,11 @@ pub(super) enum Event {
     },
     RouteGone {
         route: KernelRoute,
+        port: u32,
+    },
+    /// Somebody made, changed or deleted a nexthop object.
+    Object {
+        id: u32,
         port: u32,
     },
     /// A setting such as forwarding changed.
@@ -92,6 +99,10 @@ impl Monitor {
         socket.bind(&SocketAddr::new(0, 0))?;
         for group in GROUPS {
             socket.add_membership(group)?;
+        }
+        if let Err(error) = socket.add_membership(RTNLGRP_NEXTHOP) {
+            // A kernel without nexthop objects has no such group.
+            tracing::debug!(%error, "no notifications of nexthop objects");
         }
         Ok(Self { socket: tokio_socket, read: Vec::with_capacity(READ_SIZE) })
     }
@@ -168,14 +179,17 @@ fn event(header: Header, payload: &[u8]) -> Option<Event> {
         wire::RTM_DELROUTE => {
             Event::RouteGone { route: KernelRoute::parse(payload)?, port: header.port }
         }
+        wire::RTM_NEWNEXTHOP | wire::RTM_DELNEXTHOP => {
+            Event::Object { id: KernelObject::parse(payload)?.id, port: header.port }
+        }
         wire::RTM_NEWNETCONF => Event::Settings,
         _ => return None,
     })
 }
 
-/// A classic BPF program that drops route messages of one port. Multi-octet loads are big-endian,
+/// A classic BPF program that drops messages about routes and nexthop objects of one port. Multi-octet loads are big-endian,
 /// netlink headers are in host order, hence the swapped constants.
-fn own_route_filter(port: u32) -> [SockFilter; 7] {
+fn own_route_filter(port: u32) -> [SockFilter; 9] {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const JUMP_EQUAL: u16 = 0x15;
@@ -183,10 +197,12 @@ fn own_route_filter(port: u32) -> [SockFilter; 7] {
     let kind = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
     [
         SockFilter::new(LOAD_WORD, 0, 0, 12),
-        SockFilter::new(JUMP_EQUAL, 0, 3, u32::from_be_bytes(port.to_ne_bytes())),
+        SockFilter::new(JUMP_EQUAL, 0, 5, u32::from_be_bytes(port.to_ne_bytes())),
         SockFilter::new(LOAD_HALF, 0, 0, 4),
-        SockFilter::new(JUMP_EQUAL, 2, 0, kind(wire::RTM_NEWROUTE)),
-        SockFilter::new(JUMP_EQUAL, 1, 0, kind(wire::RTM_DELROUTE)),
+        SockFilter::new(JUMP_EQUAL, 4, 0, kind(wire::RTM_NEWROUTE)),
+        SockFilter::new(JUMP_EQUAL, 3, 0, kind(wire::RTM_DELROUTE)),
+        SockFilter::new(JUMP_EQUAL, 2, 0, kind(wire::RTM_NEWNEXTHOP)),
+        SockFilter::new(JUMP_EQUAL, 1, 0, kind(wire::RTM_DELNEXTHOP)),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
         SockFilter::new(RETURN, 0, 0, 0),
     ]

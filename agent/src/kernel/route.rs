@@ -7,6 +7,7 @@
 //! hops are sorted, flags that only tell about the link (dead, linkdown) are left out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smallvec::SmallVec;
@@ -83,6 +84,15 @@ pub(super) enum Target {
     Unicast(Hops),
     /// Any other type of route (unreachable, local, …), by its number.
     Other(u8),
+}
+
+/// How a route says where it leads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Form {
+    /// By its hops.
+    Plain(Arc<Target>),
+    /// By the id of a nexthop object.
+    Group(u32),
 }
 
 impl Target {
@@ -172,6 +182,14 @@ impl KernelRoute {
         }
     }
 
+    /// How it says where it leads.
+    pub(super) fn form(&self) -> Form {
+        match self.nexthop_id {
+            0 => Form::Plain(Arc::new(self.target())),
+            id => Form::Group(id),
+        }
+    }
+
     /// Whether it is an address of this node rather than a way to somewhere.
     pub(super) fn is_local(&self) -> bool {
         self.kind == RTN_LOCAL
@@ -211,8 +229,12 @@ pub(super) fn write_put(
     (flags, sequence): (u16, u32),
     key: &RouteKey,
     protocol: u8,
-    target: &Target,
+    form: &Form,
 ) {
+    let target = match form {
+        Form::Plain(target) => &**target,
+        Form::Group(id) => return write_put_group(buffer, (flags, sequence), key, protocol, *id),
+    };
     let (kind, hops) = match target {
         Target::Blackhole => (RTN_BLACKHOLE, &[][..]),
         Target::Unicast(hops) => (RTN_UNICAST, hops.as_slice()),
@@ -252,6 +274,21 @@ pub(super) fn write_put(
             writer.patch_length(start);
         }
     }
+    writer.finish();
+}
+
+/// The same through a nexthop object: nothing else is to be said of where it leads.
+fn write_put_group(
+    buffer: &mut Vec<u8>,
+    (flags, sequence): (u16, u32),
+    key: &RouteKey,
+    protocol: u8,
+    id: u32,
+) {
+    let flags = flags | wire::NLM_F_REQUEST | wire::NLM_F_CREATE;
+    let mut writer = MessageWriter::new(buffer, wire::RTM_NEWROUTE, flags, sequence);
+    write_fixed(&mut writer, key, protocol, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0);
+    writer.attribute_u32(RTA_NH_ID, id);
     writer.finish();
 }
 
@@ -441,7 +478,8 @@ mod tests {
 
     fn round_trip(key: RouteKey, target: Target) {
         let mut buffer = Vec::new();
-        write_put(&mut buffer, (wire::NLM_F_EXCL, 3), &key, 179, &target);
+        let form = Form::Plain(Arc::new(target.clone()));
+        write_put(&mut buffer, (wire::NLM_F_EXCL, 3), &key, 179, &form);
         let (header, payload) = wire::messages(&buffer).next().unwrap();
         assert_eq!((header.kind, header.sequence), (wire::RTM_NEWROUTE, 3));
         let route = KernelRoute::parse(payload).unwrap();
@@ -465,10 +503,20 @@ mod tests {
     }
 
     #[test]
+    fn a_route_through_an_object_names_nothing_else() {
+        let mut buffer = Vec::new();
+        write_put(&mut buffer, (0, 3), &key("fd00:1::/64"), 179, &Form::Group(0x7200_0000));
+        let (_, payload) = wire::messages(&buffer).next().unwrap();
+        let route = KernelRoute::parse(payload).unwrap();
+        assert_eq!((route.nexthop_id, route.hops.len()), (0x7200_0000, 0));
+    }
+
+    #[test]
     fn a_cut_route_message_never_panics() {
         let mut buffer = Vec::new();
         let two = smallvec![hop("10.0.0.2", 3), hop("10.0.0.3", 4)];
-        write_put(&mut buffer, (0, 3), &key("10.1.0.0/24"), 179, &Target::Unicast(two));
+        let form = Form::Plain(Arc::new(Target::Unicast(two)));
+        write_put(&mut buffer, (0, 3), &key("10.1.0.0/24"), 179, &form);
         for cut in 0..buffer.len() - wire::HEADER_LENGTH {
             let _ = KernelRoute::parse(&buffer[wire::HEADER_LENGTH..wire::HEADER_LENGTH + cut]);
             let _ = Link::parse(&buffer[wire::HEADER_LENGTH..wire::HEADER_LENGTH + cut]);

@@ -18,6 +18,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::objects::{self, KernelObject};
 use super::route::{self, Address, KernelRoute, Link, RouteFilter};
 use super::wire::{self, KernelError};
 
@@ -146,6 +147,15 @@ impl RequestSocket {
     /// All addresses.
     pub(super) fn addresses(&mut self) -> Result<Vec<Address>, RequestError> {
         self.dump(wire::RTM_NEWADDR, route::write_address_dump, Address::parse)
+    }
+
+    /// All nexthop objects; `None` where the kernel has none (before Linux 5.3).
+    pub(super) fn objects(&mut self) -> Result<Option<Vec<KernelObject>>, RequestError> {
+        match self.dump(wire::RTM_NEWNEXTHOP, objects::write_dump, KernelObject::parse) {
+            Ok(objects) => Ok(Some(objects)),
+            Err(RequestError::Kernel(error)) if error.errno == libc::EOPNOTSUPP => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The route packets to `address` take, our own included.

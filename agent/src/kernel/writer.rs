@@ -7,12 +7,11 @@
 //! one acknowledgement is two to three times as fast as asynchronous requests, and because the
 //! kernel works inside `send`: milliseconds in which no other task should stand still.
 
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 
+use super::objects::{self, KernelObject, ObjectAction, ObjectWrite};
 use super::route::{
-    Address, KernelRoute, Link, MAIN_TABLE, RouteFilter, RouteKey, Target, write_delete, write_put,
+    Address, Form, KernelRoute, Link, MAIN_TABLE, RouteFilter, RouteKey, write_delete, write_put,
 };
 use super::socket::{BatchOutcome, RequestError, RequestSocket};
 use super::wire::{self, KernelError};
@@ -39,9 +38,9 @@ pub(super) struct Write {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Action {
     /// Create it; `EEXIST` when anybody has a route there.
-    Create(Arc<Target>),
+    Create(Form),
     /// Put it in the place of the one that is there, in one step.
-    Replace(Arc<Target>),
+    Replace(Form),
     /// Take it away.
     Delete,
 }
@@ -58,6 +57,10 @@ pub(super) struct Territory {
 pub(super) enum Job {
     /// At most [`CHUNK`] writes.
     Write(Vec<Write>),
+    /// Writes of nexthop objects, in this order.
+    Objects(Vec<ObjectWrite>),
+    /// List all nexthop objects.
+    ListObjects,
     /// List our own routes.
     DumpOwn(Vec<Territory>),
     /// List everything: links, addresses, the main table, our tables.
@@ -69,6 +72,8 @@ pub(super) enum Job {
 pub(super) enum JobDone {
     /// The writes; `None`: done, or already as asked; `Some`: refused.
     Written(Vec<(Write, Result<(), WriteError>)>),
+    Objects(Vec<(ObjectWrite, Result<(), WriteError>)>),
+    ObjectList(Result<Option<Vec<KernelObject>>, RequestError>),
     OwnRoutes(Result<Vec<KernelRoute>, RequestError>),
     Everything(Result<Box<Snapshot>, RequestError>),
 }
@@ -89,6 +94,8 @@ pub(super) struct Snapshot {
     pub addresses: Vec<Address>,
     /// Routes of the main table and of our tables, of everybody.
     pub routes: Vec<KernelRoute>,
+    /// `None`: the kernel has no nexthop objects.
+    pub objects: Option<Vec<KernelObject>>,
 }
 
 /// Runs until the channel of jobs is closed.
@@ -100,6 +107,8 @@ pub(super) fn run(
     while let Some(job) = jobs.blocking_recv() {
         let result = match job {
             Job::Write(writes) => JobDone::Written(write(&mut socket, writes)),
+            Job::Objects(writes) => JobDone::Objects(write_objects(&mut socket, writes)),
+            Job::ListObjects => JobDone::ObjectList(socket.objects()),
             Job::DumpOwn(territories) => JobDone::OwnRoutes(dump_own(&mut socket, &territories)),
             Job::DumpAll(territories) => {
                 JobDone::Everything(dump_all(&mut socket, &territories).map(Box::new))
@@ -159,12 +168,46 @@ fn write(socket: &mut RequestSocket, writes: Vec<Write>) -> Vec<(Write, Result<(
 }
 
 fn encode(write: &Write, out: &mut Vec<u8>, flags: u16, sequence: u32) {
-    let (flags, target) = match &write.action {
-        Action::Create(target) => (flags | wire::NLM_F_EXCL, target),
-        Action::Replace(target) => (flags | wire::NLM_F_REPLACE, target),
+    let (flags, form) = match &write.action {
+        Action::Create(form) => (flags | wire::NLM_F_EXCL, form),
+        Action::Replace(form) => (flags | wire::NLM_F_REPLACE, form),
         Action::Delete => return write_delete(out, (flags, sequence), &write.key, write.protocol),
     };
-    write_put(out, (flags, sequence), &write.key, write.protocol, target);
+    write_put(out, (flags, sequence), &write.key, write.protocol, form);
+}
+
+fn write_objects(
+    socket: &mut RequestSocket,
+    writes: Vec<ObjectWrite>,
+) -> Vec<(ObjectWrite, Result<(), WriteError>)> {
+    let mut results: Vec<_> = writes.into_iter().map(|write| (write, Ok(()))).collect();
+    for batch in results.chunks_mut(BATCH) {
+        let outcome = socket.batch(batch.len(), |index, out, header| {
+            let ObjectWrite { id, protocol, action } = &batch[index].0;
+            match action {
+                ObjectAction::Single(gate) => {
+                    objects::write_single(out, header, (*id, *protocol), gate);
+                }
+                ObjectAction::Group { members, replace } => {
+                    objects::write_group(out, header, (*id, *protocol), members, *replace);
+                }
+                ObjectAction::Delete => objects::write_delete(out, header, *id),
+            }
+        });
+        match outcome {
+            BatchOutcome::Answered(failures) => {
+                for (index, error) in failures {
+                    batch[index].1 = Err(WriteError::Refused(error));
+                }
+            }
+            BatchOutcome::Lost(reason) => {
+                for (_, result) in batch {
+                    *result = Err(WriteError::Lost(reason.clone()));
+                }
+            }
+        }
+    }
+    results
 }
 
 fn dump_own(
@@ -190,11 +233,13 @@ pub(super) fn dump_all(
             tables.push(territory.table);
         }
     }
+    // Objects first: a route then never refers to one that is younger than the list.
+    let objects = socket.objects()?;
     let links = socket.links()?;
     let addresses = socket.addresses()?;
     let mut routes = Vec::new();
     for table in tables {
         routes.append(&mut socket.routes(RouteFilter { table, protocol: None })?);
     }
-    Ok(Snapshot { links, addresses, routes })
+    Ok(Snapshot { links, addresses, routes, objects })
 }

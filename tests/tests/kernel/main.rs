@@ -3,6 +3,7 @@
 
 mod install;
 mod next_hops;
+mod objects;
 mod ownership;
 mod repair;
 mod scale;
@@ -15,7 +16,7 @@ use routelet_tests::harness::{self, Case};
 fn main() -> ExitCode {
     let cases: Vec<Case> = [install::CASES, next_hops::CASES, ownership::CASES, repair::CASES]
         .into_iter()
-        .chain([scale::CASES])
+        .chain([objects::CASES, scale::CASES])
         .flatten()
         .copied()
         .collect();

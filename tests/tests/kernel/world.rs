@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use ipnet::IpNet;
 use routelet::kernel::{
-    KernelConfig, KernelHandle, KernelStatus, NextHopSink, RouteStatus, Tuning,
+    KernelConfig, KernelHandle, KernelStatus, NextHopSink, NexthopObjects, RouteStatus, Tuning,
 };
 use routelet::lab::netns::Netns;
 use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopAnswer, NextHopState, RouteChange};
@@ -59,6 +59,8 @@ pub fn config() -> KernelConfig {
         blackhole_metric: 65000,
         blackholes: Vec::new(),
         repair: true,
+        nexthop_objects: NexthopObjects::Auto,
+        memory: None,
     }
 }
 

@@ -22,6 +22,7 @@ use super::spec::{
     At, BgpSpec, CniSpec, ConfigSpec, KernelSpec, LocalNodeSpec, NodeSpec, PoolSpec,
 };
 use crate::cni::{self, Plugin};
+use crate::kernel::NexthopObjects;
 
 mod filter;
 mod peer;
@@ -355,6 +356,12 @@ impl Reader<'_> {
                 metric,
             ),
             repair: self.or(file.repair.as_ref(), "kernel.repair", true, scalar::boolean),
+            nexthop_objects: self.or(
+                file.nexthop_objects.as_ref(),
+                "kernel.nexthopObjects",
+                NexthopObjects::Auto,
+                nexthop_objects,
+            ),
         }
     }
 
@@ -459,6 +466,14 @@ fn protocol(text: &str) -> Scalar<u8> {
             "protocol {protocol} belongs to {owner}: routelet would remove their routes; 179 is the default"
         )),
         None => Ok(protocol),
+    }
+}
+
+fn nexthop_objects(text: &str) -> Scalar<NexthopObjects> {
+    match text {
+        "Auto" => Ok(NexthopObjects::Auto),
+        "Never" => Ok(NexthopObjects::Never),
+        _ => Err(format!("`{text}` is neither `Auto` nor `Never`")),
     }
 }
 

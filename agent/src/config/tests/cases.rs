@@ -249,6 +249,8 @@ pub const AFTER_NODE: &[Case] = &[
         &["2:20: kernel.protocol: protocol 2 is the kernel's own (0 to 4): routelet would remove routes of others; 179 is the default"]),
     ("protocol of DHCP", "kernel: {protocol: 16}",
         &["2:20: kernel.protocol: protocol 16 belongs to DHCP clients and systemd-networkd: routelet would remove their routes; 179 is the default"]),
+    ("nexthop objects", "kernel: {nexthopObjects: always}",
+        &["2:26: kernel.nexthopObjects: `always` is neither `Auto` nor `Never`"]),
     ("metric 1024", "kernel: {metric: 1024}",
         &["2:18: kernel.metric: 1024 is the metric of every IPv6 route that has none: the kernel would replace other people's routes by ours; take any other, for example 1179"]),
     ("metric 0", "kernel: {metric: 0}",

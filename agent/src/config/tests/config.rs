@@ -6,6 +6,7 @@ use routelet_bgp::core::policy::{Action, ClusterPrefixes, MatchOperator, PrefixM
 use routelet_proto::{Asn, Family, FamilySet, HoldTime, Role};
 
 use super::*;
+use crate::kernel::NexthopObjects;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -33,6 +34,8 @@ fn defaults() {
             blackhole_metric: 65_000,
             blackholes: vec![net("10.244.1.0/24")],
             repair: true,
+            nexthop_objects: NexthopObjects::Auto,
+            memory: Some(PathBuf::from("/var/lib/routelet/kernel-routes")),
         }
     );
     let speaker = &config.speaker;

@@ -47,7 +47,7 @@ fn what_touches_no_session_is_said_too() {
         "bgp: {maximumPaths: 4}
 nodes: [{name: b, addresses: [10.0.0.2/24], podCIDRs: [10.244.3.0/24]}]
 pools: [{name: p, cidr: 10.244.0.0/16}]
-kernel: {metric: 100, repair: false}",
+kernel: {metric: 100, repair: false, table: 100, protocol: 200, nexthopObjects: Never}",
     );
     assert_eq!(
         old.plan(&new).to_string(),
@@ -55,8 +55,11 @@ kernel: {metric: 100, repair: false}",
 speaker: pool 10.244.0.0/16 added
 speaker: pod CIDR of another node 10.244.3.0/24 added
 speaker: pod CIDR of another node 10.244.2.0/24 removed
+kernel: kernel.table: 254 → 100
+kernel: kernel.protocol: 179 → 200
 kernel: kernel.metric: 1179 → 100
-kernel: kernel.repair: true → false"
+kernel: kernel.repair: true → false
+kernel: kernel.nexthopObjects: Auto → Never"
     );
 }
 
@@ -65,7 +68,7 @@ fn what_needs_a_restart_is_kept_and_named() {
     let old = with(MESH);
     let text = "node: {name: z, addresses: [10.0.0.9/24], podCIDRs: [10.244.1.0/24]}
 nodes: [{name: b, addresses: [10.0.0.2/24], podCIDRs: [10.244.2.0/24]}]
-kernel: {enabled: false, table: 100, protocol: 200}
+kernel: {enabled: false}
 api: {socket: /run/x.sock}
 stateDir: /var/lib/x
 ";
@@ -77,8 +80,6 @@ stateDir: /var/lib/x
             "node.routerID: 10.0.0.1 → 10.0.0.9",
             "bgp.listenAddresses, bgp.listenPort: [10.0.0.1:179] → [10.0.0.9:179]",
             "kernel.enabled: true → false",
-            "kernel.table: 254 → 100",
-            "kernel.protocol: 179 → 200",
             "api.socket: /run/routelet/routelet.sock → /run/x.sock",
             "stateDir: /var/lib/routelet → /var/lib/x",
         ]
@@ -90,6 +91,6 @@ stateDir: /var/lib/x
     // What can change does: the session now comes from the new address.
     assert_eq!(peer(&applied, "b").source_address, Some("10.0.0.9".parse().unwrap()));
     let plan = old.plan(&new);
-    assert_eq!(plan.restart_required.len(), 8);
+    assert_eq!(plan.restart_required.len(), 6);
     assert!(matches!(&plan.peers["b"], PeerStep::Reset(keys) if keys.contains("sourceAddress")));
 }

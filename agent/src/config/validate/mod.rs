@@ -122,6 +122,8 @@ pub(super) fn validate(
             blackhole_metric: spec.kernel.blackhole_metric.value,
             blackholes: pod_cidrs.clone(),
             repair: spec.kernel.repair,
+            nexthop_objects: spec.kernel.nexthop_objects,
+            memory: Some(spec.state_dir.join("kernel-routes")),
         },
         cni: CniConfig {
             enabled: spec.cni.enabled.is_some_and(|at| at.value),

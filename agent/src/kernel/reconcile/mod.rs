@@ -12,6 +12,7 @@
 //!   first wish forgotten;
 //! - a route somebody takes away is put back at once, the next times ever more slowly.
 
+mod grouped;
 mod observe;
 mod report;
 
@@ -27,13 +28,16 @@ use routelet_bgp::core::forwarding::{
 use routelet_proto::{Family, FamilySet};
 
 use super::KernelConfig;
-use super::desired::{Have, RouteTable, SetId, Want, combine};
+use super::desired::{Have, Route, RouteTable, SetId, Want, combine};
 use super::hold::{Holds, LogGate};
+use super::latency::{Latency, Ticks};
 use super::nexthop::{self, NextHops};
+use super::objects::Objects;
 use super::render;
-use super::route::{RouteKey, Target};
+use super::route::{Form, RouteKey, Target};
 use super::topology::{Affected, RouteList, Topology};
 use super::writer::{Action, Job, Territory, Write};
+use super::{KernelErrors, NexthopObjects};
 
 /// Shortest time between two dumps, and how many times its own duration a dump is waited for, so
 /// that dumping never takes more than a tenth of the time.
@@ -69,12 +73,16 @@ pub(super) struct Reconciler {
     topology: Topology,
     next_hops: NextHops,
     table: RouteTable,
+    objects: Objects,
     /// Somebody else's routes with a key that ours could have.
     clashes: HashMap<RouteKey, RouteList, FixedState>,
     queue: VecDeque<u32>,
     in_flight: usize,
     holds: Holds,
+    /// The same for groups of nexthop objects.
+    group_holds: Holds,
     gate: LogGate,
+    refusals: LogGate,
     sync: SyncState,
     /// After the last answer to the speaker, its routes through that next hop are waited for.
     settle: Duration,
@@ -94,16 +102,29 @@ pub(super) struct Reconciler {
     audit_running: bool,
     write_problem: Option<String>,
     settings_changed: bool,
+    ticks: Ticks,
+    latency: Latency,
+    errors: KernelErrors,
 }
 
 impl Reconciler {
-    /// Begins with nothing known; [`Reconciler::snapshot`] must come next. `settle`: how long the
-    /// speaker has after an answer before stale routes go.
-    pub(super) fn new(config: KernelConfig, settle: Duration, now: Instant) -> Self {
-        let territory = Territory { table: config.table, protocol: config.protocol };
+    /// Begins with nothing known; [`Reconciler::snapshot`] must come next. `former`: where our
+    /// routes were in a former life. `settle`: how long the speaker has after an answer before stale
+    /// routes go.
+    pub(super) fn new(
+        config: KernelConfig,
+        former: &[Territory],
+        settle: Duration,
+        now: Instant,
+    ) -> Self {
+        let current = Territory { table: config.table, protocol: config.protocol };
+        let mut territories = vec![current];
+        territories.extend(former.iter().filter(|former| **former != current));
+        let objects = config.nexthop_objects == NexthopObjects::Auto;
         let mut reconciler = Self {
+            objects: Objects::new(objects, config.protocol),
             config,
-            territories: vec![territory],
+            territories,
             topology: Topology::default(),
             next_hops: NextHops::default(),
             table: RouteTable::new(),
@@ -111,7 +132,9 @@ impl Reconciler {
             queue: VecDeque::new(),
             in_flight: 0,
             holds: Holds::default(),
+            group_holds: Holds::default(),
             gate: LogGate::default(),
+            refusals: LogGate::default(),
             sync: SyncState::Waiting,
             settle,
             settle_until: now,
@@ -127,6 +150,9 @@ impl Reconciler {
             audit_running: false,
             write_problem: None,
             settings_changed: true,
+            ticks: Ticks::new(now),
+            latency: Latency::default(),
+            errors: KernelErrors::default(),
         };
         for prefix in reconciler.config.blackholes.clone() {
             reconciler.want_blackhole(prefix, now);
@@ -153,13 +179,26 @@ impl Reconciler {
         let key = self.key(change.prefix);
         if change.next_hops.is_empty() {
             if let Some(id) = self.table.find(&key) {
+                self.decided(id, Want::Nothing, change.decided);
                 self.set_want(id, Want::Nothing, now);
             }
             return;
         }
         let id = self.table.enter(key);
         let set = self.set(change.next_hops);
+        self.decided(id, Want::Set(set), change.decided);
         self.set_want(id, Want::Set(set), now);
+        self.consider_group(set, now);
+    }
+
+    /// Remembers when the speaker decided, for what is to be written.
+    fn decided(&mut self, id: u32, want: Want, at: Instant) {
+        let tick = self.ticks.of(at);
+        if let Some(route) = self.table.get_mut(id)
+            && route.want() != want
+        {
+            route.decided = tick;
+        }
     }
 
     /// Begins or ceases to track a next hop for the speaker.
@@ -198,9 +237,18 @@ impl Reconciler {
                 }
             }
         }
+        if before.protocol != self.config.protocol {
+            self.objects.set_protocol(self.config.protocol);
+            self.release_groups(now);
+        }
+        if before.nexthop_objects != self.config.nexthop_objects {
+            self.objects.set_allowed(self.config.nexthop_objects == NexthopObjects::Auto);
+            self.release_groups(now);
+        }
         if moved {
             self.move_routes(&before, now);
         }
+        self.consider_groups(now);
         for prefix in self.config.blackholes.clone() {
             self.want_blackhole(prefix, now);
         }
@@ -278,6 +326,7 @@ impl Reconciler {
         }
         let recheck = self.recheck.take()?;
         self.recheck_running = Some(now);
+        self.errors.dumps += u64::from(self.loaded && !self.audit_running);
         Some(match recheck {
             Recheck::Own => Job::DumpOwn(self.territories()),
             Recheck::Everything => Job::DumpAll(self.territories()),
@@ -313,6 +362,9 @@ impl Reconciler {
     /// Compares everything with the kernel, and says so when there is drift.
     pub(super) fn audit(&mut self) {
         self.audit_running = true;
+        for set in self.table.sets() {
+            self.table.set_stays_plain(set, false);
+        }
         self.request(Recheck::Everything);
     }
 
@@ -322,11 +374,13 @@ impl Reconciler {
             && self.in_flight == 0
             && self.recheck.is_none()
             && self.recheck_running.is_none()
+            && self.objects.idle()
+            && !self.objects_to_remove()
     }
 
     /// Nothing is on its way to the kernel.
     pub(super) fn quiet(&self) -> bool {
-        self.in_flight == 0
+        self.in_flight == 0 && self.objects.quiet()
     }
 
     /// What is due by time alone. `answering`: answers are on their way to the speaker.
@@ -336,6 +390,12 @@ impl Reconciler {
         }
         if let Some(more) = self.gate.flush(now) {
             tracing::warn!(routes = more, "more routes of ours were taken away and are put back");
+        }
+        if let Some(more) = self.refusals.flush(now) {
+            tracing::warn!(refusals = more, "the kernel refused more routes");
+        }
+        for group in self.group_holds.due(now) {
+            self.objects.go_on(group);
         }
         let settled = self.idle() && self.answers.is_empty() && !answering;
         match self.sync {
@@ -364,7 +424,9 @@ impl Reconciler {
             .then_some(self.recheck_not_before);
         let settled = self.idle() && self.answers.is_empty() && !answering;
         let settle = (self.sync == SyncState::Seen && settled).then_some(self.settle_until);
-        [self.holds.next(), self.gate.next(), recheck, settle].into_iter().flatten().min()
+        let waits = [self.holds.next(), self.group_holds.next()];
+        let gates = [self.gate.next(), self.refusals.next()];
+        waits.into_iter().chain(gates).chain([recheck, settle]).flatten().min()
     }
 
     fn synced(&mut self) {
@@ -412,9 +474,10 @@ impl Reconciler {
         route.failure = None;
         route.lost = false;
         if let Some(unused) = self.table.set_want(id, want) {
-            for next_hop in &unused {
+            for next_hop in &unused.next_hops {
                 self.next_hops.release(next_hop);
             }
+            self.release_group(unused.group);
         }
         if want != Want::Nothing {
             self.stale.remove(&id);
@@ -440,12 +503,22 @@ impl Reconciler {
 
     fn settled(&self, id: u32) -> bool {
         let Some(route) = self.table.get(id) else { return true };
-        match (&route.have, self.table.target(route)) {
-            (Have::Present { target, protocol }, Ok(wanted)) => {
-                *protocol == self.config.protocol
-                    && (Arc::ptr_eq(target, wanted) || target == wanted)
+        match (route.have(), self.table.target(route)) {
+            (Have::Present { form, protocol }, Ok(wanted)) => {
+                *protocol == self.config.protocol && self.fits(form, route, wanted)
             }
             _ => false,
+        }
+    }
+
+    /// Whether a form is how a route is to be written.
+    fn fits(&self, form: &Form, route: &Route, wanted: &Arc<Target>) -> bool {
+        match (form, self.table.group_of(route)) {
+            (Form::Plain(target), 0) => Arc::ptr_eq(target, wanted) || target == wanted,
+            // By an object of a former life: as good as any, until its set has one.
+            (Form::Group(group), 0) => self.objects.enabled() && self.objects.ready(*group, wanted),
+            (Form::Group(group), own) => *group == own && self.objects.ready(own, wanted),
+            (Form::Plain(_), _) => false,
         }
     }
 
@@ -457,7 +530,7 @@ impl Reconciler {
         route.queued = false;
         let key = route.key;
         if route.want() == Want::Nothing {
-            return match route.have {
+            return match *route.have() {
                 Have::Absent => {
                     self.forget(id);
                     None
@@ -479,14 +552,22 @@ impl Reconciler {
         }
         if settled {
             route.failure = None;
+            route.decided = 0;
             return None;
         }
         let route = self.table.get(id)?;
+        let group = self.table.group_of(route);
         let decision = match self.table.target(route) {
             Err(reason) => Err(Box::from(reason)),
             Ok(target) => match self.clash(&key) {
                 Some(clash) => Err(clash.into_boxed_str()),
-                None => Ok(target.clone()),
+                None if group == 0 => Ok(Form::Plain(target.clone())),
+                None if self.objects.usable(group, target) => Ok(Form::Group(group)),
+                None => {
+                    // It is looked at again when the group is there.
+                    self.objects.poke(group);
+                    return None;
+                }
             },
         };
         let route = self.table.get_mut(id)?;
@@ -495,11 +576,11 @@ impl Reconciler {
                 route.failure = Some(reason);
                 None
             }
-            Ok(target) => {
+            Ok(form) => {
                 route.in_flight = true;
-                let action = match route.have {
-                    Have::Absent => Action::Create(target),
-                    _ => Action::Replace(target),
+                let action = match route.have() {
+                    Have::Absent => Action::Create(form),
+                    _ => Action::Replace(form),
                 };
                 Some(Write { id, key, protocol: self.config.protocol, action })
             }
@@ -545,8 +626,8 @@ impl Reconciler {
         sets.dedup();
         for set in sets {
             let target = self.combined(self.table.set_next_hops(set));
-            for id in self.table.set_target(set, target) {
-                self.enqueue(id, now);
+            if self.table.set_target(set, target) {
+                self.retarget(set, now);
             }
         }
     }

@@ -12,7 +12,7 @@ use foldhash::fast::FixedState;
 use super::super::desired::{Have, Want};
 use super::super::monitor::Event;
 use super::super::render;
-use super::super::route::{KernelRoute, MAIN_TABLE, Target};
+use super::super::route::{Form, KernelRoute, MAIN_TABLE, Target};
 use super::super::socket::RequestError;
 use super::super::topology::{Affected, Topology};
 use super::super::writer::{Action, JobDone, Snapshot, Territory, Write, WriteError};
@@ -20,13 +20,20 @@ use super::{RECHECK_LONGEST, RECHECK_SHARE, RECHECK_SHORTEST, Recheck, Reconcile
 
 /// Who changed a route of ours.
 #[derive(Clone, Copy)]
-enum Culprit {
+pub(super) enum Culprit {
     /// Somebody's netlink port; 0: the kernel.
     Port(u32),
     /// Somebody's route took its place.
     Protocol(u8),
     /// Seen in a dump only.
     Unseen,
+}
+
+impl Culprit {
+    /// Whose notification told of it; without one it was the kernel.
+    pub(super) fn of(port: Option<u32>) -> Self {
+        Self::Port(port.unwrap_or(0))
+    }
 }
 
 impl std::fmt::Display for Culprit {
@@ -50,6 +57,16 @@ impl Reconciler {
                     self.written(write, result, now);
                 }
             }
+            JobDone::Objects(results) => {
+                let news = self.objects.done(results);
+                self.object_news(news, now);
+            }
+            JobDone::ObjectList(Ok(objects)) => self.listed_objects(objects, now),
+            JobDone::ObjectList(Err(error)) => {
+                tracing::warn!(%error, "the kernel's nexthop objects could not be listed");
+                self.objects.recheck_failed();
+                self.request(Recheck::Own);
+            }
             JobDone::OwnRoutes(Ok(routes)) => {
                 self.dump_finished(now);
                 self.own_routes(routes, now);
@@ -65,7 +82,8 @@ impl Reconciler {
 
     /// Takes everything the kernel says: at start, and after an overrun.
     pub(in super::super) fn snapshot(&mut self, snapshot: Snapshot, now: Instant) {
-        let Snapshot { links, addresses, routes } = snapshot;
+        let Snapshot { links, addresses, routes, objects } = snapshot;
+        self.objects.set_supported(objects.is_some());
         let (own, foreign): (Vec<_>, Vec<_>) =
             routes.into_iter().partition(|route| self.is_ours(route));
         self.clashes.clear();
@@ -74,6 +92,7 @@ impl Reconciler {
         }
         let main = foreign.into_iter().filter(|route| self.may_resolve_through(route));
         self.topology = Topology::new(links, addresses, main);
+        self.listed_objects(objects, now);
         self.refresh(&[Affected::All], now);
         let adopted = own.len();
         let found = own.iter().map(|route| super::family(route.key.prefix)).collect();
@@ -97,10 +116,16 @@ impl Reconciler {
                         if used {
                             self.request(Recheck::Own);
                         }
+                        if self.objects.uses(index) {
+                            self.objects.doubt(None);
+                        }
                     }
                     affected.push(change);
                 }
                 Event::LinkGone(index) => {
+                    if self.objects.uses(index) {
+                        self.objects.doubt(None);
+                    }
                     if self.table.uses(index) {
                         self.request(Recheck::Own);
                     }
@@ -124,9 +149,15 @@ impl Reconciler {
                 Event::RouteGone { route, .. } => {
                     affected.push(self.foreign_route_gone(&route, now));
                 }
+                Event::Object { id, port } => {
+                    if self.objects.knows(id) {
+                        self.objects.doubt(Some((id, port)));
+                    }
+                }
                 Event::Settings => self.settings_changed = true,
                 Event::Overrun => {
                     tracing::warn!("kernel notifications were lost; comparing everything");
+                    self.errors.overruns += 1;
                     self.request(Recheck::Everything);
                 }
             }
@@ -156,13 +187,15 @@ impl Reconciler {
         let doubt = std::mem::take(&mut route.doubt);
         match result {
             Ok(()) => {
-                route.have = match action {
+                let have = match action {
                     _ if doubt => Have::Unknown,
                     Action::Delete => Have::Absent,
-                    Action::Create(target) | Action::Replace(target) => {
-                        Have::Present { target, protocol }
+                    Action::Create(form) | Action::Replace(form) => {
+                        Have::Present { form, protocol }
                     }
                 };
+                self.table.set_have(id, have);
+                let Some(route) = self.table.get_mut(id) else { return };
                 if route.want() != Want::Nothing {
                     route.failure = None;
                 }
@@ -174,35 +207,62 @@ impl Reconciler {
                     // Counted as a loss, so that who deletes in this very moment is answered
                     // slowly too.
                     self.lost(id, true, Culprit::Unseen, now);
-                } else if !self.settled(id) {
+                    return;
+                }
+                let settled = self.settled(id);
+                if let Some(route) = self.table.get_mut(id)
+                    && (settled
+                        || matches!((route.want(), route.have()), (Want::Nothing, Have::Absent)))
+                {
+                    let decided = std::mem::take(&mut route.decided);
+                    if decided != 0 {
+                        self.latency.add(self.ticks.since(decided, now));
+                    }
+                }
+                if !settled {
                     self.push(id);
                 }
             }
             Err(WriteError::Lost(reason)) => {
                 tracing::warn!(reason, "an answer of the kernel was lost; comparing our routes");
-                route.have = Have::Unknown;
+                self.errors.lost += 1;
+                self.table.set_have(id, Have::Unknown);
                 self.request(Recheck::Own);
             }
             Err(WriteError::Refused(error)) if error.errno == libc::EEXIST => {
                 // Whose it is decides whether it is replaced; only a dump can tell.
-                route.have = Have::Unknown;
+                self.table.set_have(id, Have::Unknown);
+                let Some(route) = self.table.get_mut(id) else { return };
                 route.failure = Some("another route is in its place".into());
                 self.request(Recheck::Everything);
             }
             Err(WriteError::Refused(error)) => {
+                self.errors.refused += 1;
                 let several =
                     |target: &Target| matches!(target, Target::Unicast(hops) if hops.len() > 1);
                 match &action {
                     // An IPv6 route of several hops is put in hop by hop.
-                    Action::Create(target) | Action::Replace(target) if several(target) => {
-                        route.have = Have::Unknown;
+                    Action::Create(Form::Plain(target)) | Action::Replace(Form::Plain(target))
+                        if several(target) =>
+                    {
+                        self.table.set_have(id, Have::Unknown);
+                    }
+                    // The group may have gone with its link in this moment.
+                    Action::Create(Form::Group(group)) | Action::Replace(Form::Group(group))
+                        if error.errno == libc::EINVAL =>
+                    {
+                        self.objects.suspect(*group);
                     }
                     _ => {}
                 }
                 if error.errno == libc::EPERM {
                     self.write_problem = Some(error.to_string());
                 }
-                tracing::debug!(prefix = %route.key.prefix, %error, "the kernel refused a route");
+                let Some(route) = self.table.get_mut(id) else { return };
+                if let Some(more) = self.refusals.admit(now) {
+                    let prefix = route.key.prefix;
+                    tracing::warn!(%prefix, %error, more, "the kernel refused a route; trying again");
+                }
                 route.failure = Some(error.to_string().into_boxed_str());
                 self.holds.refused(id, now);
             }
@@ -214,14 +274,15 @@ impl Reconciler {
         let mut seen = vec![false; self.table.ids().len()];
         let mut targets = HashMap::<Target, Arc<Target>, FixedState>::default();
         for route in routes {
-            let target = route.target();
-            let target = match targets.get(&target) {
-                Some(known) => known.clone(),
-                None => {
-                    let shared = Arc::new(target.clone());
-                    targets.insert(target, shared.clone());
-                    shared
-                }
+            let form = match route.form() {
+                Form::Plain(target) => match targets.get(&*target) {
+                    Some(known) => Form::Plain(known.clone()),
+                    None => {
+                        targets.insert(Target::clone(&target), target.clone());
+                        Form::Plain(target)
+                    }
+                },
+                group @ Form::Group(_) => group,
             };
             let id = self.table.enter(route.key);
             if let Some(seen) = seen.get_mut(id as usize) {
@@ -229,7 +290,7 @@ impl Reconciler {
             }
             self.observe(
                 id,
-                Have::Present { target, protocol: route.protocol },
+                Have::Present { form, protocol: route.protocol },
                 Culprit::Unseen,
                 now,
             );
@@ -250,11 +311,12 @@ impl Reconciler {
             return;
         }
         let absent = have == Have::Absent;
-        let was_there = matches!(route.have, Have::Present { .. });
-        if was_there && route.have == have {
+        let was_there = matches!(route.have(), Have::Present { .. });
+        if was_there && *route.have() == have {
             return;
         }
-        let before = std::mem::replace(&mut route.have, have);
+        let before = self.table.set_have(id, have);
+        let Some(route) = self.table.get_mut(id) else { return };
         if route.want() == Want::Nothing {
             if absent {
                 self.forget(id);
@@ -295,13 +357,16 @@ impl Reconciler {
     fn was_as_wanted(&self, id: u32, before: &Have) -> bool {
         let Some(route) = self.table.get(id) else { return false };
         match (before, self.table.target(route)) {
-            (Have::Present { target, .. }, Ok(wanted)) => target == wanted,
+            (Have::Present { form: Form::Plain(target), .. }, Ok(wanted)) => target == wanted,
+            (Have::Present { form: Form::Group(group), .. }, Ok(wanted)) => {
+                *group == self.table.group_of(route) || self.objects.ready(*group, wanted)
+            }
             _ => false,
         }
     }
 
     /// Whether it stays away because repair is switched off.
-    fn off(&self, id: u32) -> bool {
+    pub(super) fn off(&self, id: u32) -> bool {
         !self.config.repair && self.table.get(id).is_some_and(|route| route.lost)
     }
 
@@ -328,8 +393,7 @@ impl Reconciler {
     fn own_event(&mut self, event: Event, now: Instant) {
         let (route, have, port) = match event {
             Event::Route { route, port, .. } => {
-                let target = Arc::new(route.target());
-                let have = Have::Present { target, protocol: route.protocol };
+                let have = Have::Present { form: route.form(), protocol: route.protocol };
                 (route, have, port)
             }
             Event::RouteGone { route, port } => (route, Have::Absent, port),
@@ -349,10 +413,10 @@ impl Reconciler {
         // IPv6 reports hops of a multipath route that go with their link one by one; what is left
         // is not said. Writing the whole route again settles it.
         let partial = have == Have::Absent
-            && matches!(&known.have, Have::Present { target, .. }
+            && matches!(known.have(), Have::Present { form: Form::Plain(target), .. }
                 if **target != route.target() && matches!(&**target, Target::Unicast(hops) if hops.len() > 1));
         if partial {
-            known.have = Have::Unknown;
+            self.table.set_have(id, Have::Unknown);
             self.push(id);
             return;
         }
@@ -410,6 +474,7 @@ impl Reconciler {
 
     fn dump_failed(&mut self, recheck: Recheck, error: &RequestError, now: Instant) {
         tracing::warn!(%error, "the kernel's routes could not be listed; trying again");
+        self.errors.failed_dumps += 1;
         self.recheck_running = None;
         self.recheck_not_before = now + RECHECK_LONGEST;
         self.request(recheck);

@@ -17,6 +17,9 @@ impl Reconciler {
             adopted: self.adopted,
             synced: self.sync == SyncState::Done,
             repaired: self.repaired,
+            nexthop_objects: self.objects.enabled().then(|| self.objects.counts().1),
+            latency: self.latency.clone(),
+            errors: self.errors,
             problems: self.write_problem.iter().cloned().collect(),
             ..KernelStatus::default()
         };

@@ -27,6 +27,8 @@ fn config() -> KernelConfig {
         blackhole_metric: 65000,
         blackholes: Vec::new(),
         repair: true,
+        nexthop_objects: NexthopObjects::Auto,
+        memory: None,
     }
 }
 
@@ -76,6 +78,7 @@ fn snapshot(own: &[KernelRoute]) -> Snapshot {
         links: vec![link(ETH0), link(ETH1)],
         addresses: vec![Address { interface: ETH0, address }],
         routes,
+        objects: None,
     }
 }
 
@@ -86,7 +89,7 @@ impl Bench {
 
     fn with(config: KernelConfig, own: &[KernelRoute]) -> Self {
         let now = tokio::time::Instant::now().into_std();
-        let mut reconciler = Reconciler::new(config, Duration::from_millis(250), now);
+        let mut reconciler = Reconciler::new(config, &[], Duration::from_millis(250), now);
         reconciler.snapshot(snapshot(own), now);
         Self { reconciler, now }
     }
@@ -103,11 +106,16 @@ impl Bench {
 
     /// What is to be written now, in words.
     fn said(writes: &[Write]) -> Vec<String> {
-        let via = |target: &Target| match target {
-            Target::Unicast(hops) => {
-                hops.iter().map(|hop| hop.via.unwrap().to_string()).collect::<Vec<_>>().join(",")
-            }
-            other => format!("{other:?}"),
+        let via = |form: &Form| match form {
+            Form::Group(group) => format!("by object {group:x}"),
+            Form::Plain(target) => match &**target {
+                Target::Unicast(hops) => hops
+                    .iter()
+                    .map(|hop| hop.via.unwrap().to_string())
+                    .collect::<Vec<_>>()
+                    .join(","),
+                other => format!("{other:?}"),
+            },
         };
         let words = |write: &Write| match &write.action {
             Action::Create(target) => format!("create {} {}", write.key.prefix, via(target)),
@@ -429,6 +437,6 @@ fn a_thousand_routes_of_a_node_move_with_its_next_hop() {
     let moved = bench.settle();
     assert_eq!(moved.len(), 250);
     assert!(moved.iter().all(|line| line.ends_with("10.0.1.9")), "{moved:?}");
-    let have = bench.reconciler.table.iter().map(|(_, route)| &route.have);
+    let have = bench.reconciler.table.iter().map(|(_, route)| route.have());
     assert!(have.into_iter().all(|have| matches!(have, Have::Present { .. })));
 }
