@@ -12,7 +12,9 @@ gobgpd|/usr/bin/gobgpd|gobgpd|interoperation with GoBGP
 openbgpd|/usr/sbin/bgpctl|openbgpd|interoperation with OpenBGPD
 containernetworking-plugins|/usr/lib/cni/ptp|-|pods attached by the standard CNI plugins
 iproute2|/sbin/ip|-|the kernel routes as `ip route` shows them
-user-mode-linux|/usr/bin/linux.uml|-|IP-in-IP, loss and delay, on a kernel booted for it'
+user-mode-linux|/usr/bin/linux.uml|-|IP-in-IP, loss and delay, on a kernel booted for it
+nftables|/usr/sbin/nft|-|the firewall as `nft` shows it
+iptables|/usr/sbin/iptables-nft|-|a FORWARD policy as Docker sets it'
 
 POLICY=/usr/sbin/policy-rc.d
 YES=${YES:-${CI:-}}

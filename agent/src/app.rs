@@ -4,8 +4,8 @@
 //! side and API, and an exit code.
 //!
 //! ```text
-//!  start:  file ─► logging ─► API socket (one daemon per path) ─► speaker ─► kernel ─► CNI ─► API ─► file watch
-//!  stop:   API ─► CNI ─► sessions ─► kernel; routes stay unless `stop --withdraw`
+//!  start:  file ─► logging ─► API socket (one daemon per path) ─► speaker ─► firewall ─► kernel ─► CNI ─► API ─► file watch
+//!  stop:   API ─► CNI ─► sessions ─► kernel ─► firewall; routes and rules stay unless `stop --withdraw`
 //!  SIGHUP or changed file ─► reload     SIGTERM, SIGINT ─► stop     the second of them ─► exit at once
 //! ```
 //!
@@ -38,6 +38,7 @@ use crate::api;
 use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, Loaded};
 use crate::kernel::{KernelHandle, Tuning};
+use crate::nft::FirewallHandle;
 
 /// How long requests under way may take when the daemon stops.
 const API_DRAIN: Duration = Duration::from_secs(1);
@@ -148,6 +149,8 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     let speaker = SpeakerHandle::start(driver, config.speaker.clone())
         .await
         .context("cannot start the BGP speaker")?;
+    // Before tunnels exist, so that none is ever without its guard.
+    let firewall = FirewallHandle::start(config.firewall.clone()).await;
     let kernel = match kernel.launch(speaker.route_queue(), speaker.clone()) {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -158,7 +161,12 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
 
     let (stop, mut stop_requests) = mpsc::channel(1);
     let cni = CniHandle::start(config.cni.clone(), kernel.clone());
-    let parts = Parts { speaker: speaker.clone(), kernel: kernel.clone(), cni: cni.clone() };
+    let parts = Parts {
+        speaker: speaker.clone(),
+        kernel: kernel.clone(),
+        cni: cni.clone(),
+        firewall: firewall.clone(),
+    };
     let daemon = Arc::new(Daemon::new(file, loaded, parts, stop));
     let (end_api, api_ended) = oneshot::channel::<()>();
     let mut api_task =
@@ -207,6 +215,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
         cni.stop(withdraw).await;
         speaker.stop(mode).await;
         kernel.stop(withdraw).await;
+        firewall.stop(withdraw).await;
         // Whatever else a part leaves on the host is taken away here, after the peers know.
         if withdraw {
             life.end();

@@ -10,3 +10,4 @@ pub mod config;
 pub mod kernel;
 pub mod kube;
 pub mod lab;
+pub mod nft;

@@ -17,6 +17,7 @@ use crate::api::views;
 use crate::cni::CniStatus;
 use crate::config::Config;
 use crate::kernel::{KernelLookup, KernelStatus, RouteStatus};
+use crate::nft::FirewallStatus;
 
 /// The daemon as the API sees it.
 pub trait Backend: Send + Sync + 'static {
@@ -52,6 +53,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The kernel side in numbers.
     fn kernel_status(&self) -> impl Future<Output = KernelStatus> + Send;
+
+    /// The firewall in words.
+    fn firewall_status(&self) -> impl Future<Output = FirewallStatus> + Send;
 
     /// What the kernel has for an address and for exactly a prefix.
     fn lookup(

@@ -89,15 +89,17 @@ fn samples() -> Vec<(&'static str, Value)> {
         }
     }
     let peers = convert::peers(&fake.peers, now);
-    add("Status", &convert::status(&fake.snapshot(), &peers, &fake.kernel, now));
+    add("Status", &convert::status(&fake.snapshot(), &peers, (&fake.kernel, &fake.firewall), now));
     let refused = Fake { refused: Some("why".to_owned()), ..fake };
-    let mut status = convert::status(&refused.snapshot(), &peers, &refused.kernel, now);
+    let mut status =
+        convert::status(&refused.snapshot(), &peers, (&refused.kernel, &refused.firewall), now);
     status.config.needs_restart = vec!["node.name".to_owned()];
     status.config.warnings = vec!["words".to_owned()];
     status.kernel.problems = vec!["words".to_owned()];
     status.cni.mtu = Some(1480);
     status.cni.waiting = Some("words".to_owned());
     status.cni.problems = vec!["words".to_owned()];
+    status.firewall.problems = vec!["words".to_owned()];
     add("Status", &status);
 
     let change = views::Change { effect: "live".to_owned(), what: "words".to_owned() };

@@ -337,9 +337,10 @@ pub(super) async fn status<B: Backend>(
 ) -> Result<Json<views::Status>, ApiError> {
     let peers = api.backend.peers().await?;
     let kernel = api.backend.kernel_status().await;
+    let firewall = api.backend.firewall_status().await;
     let now = now();
     let peers = convert::peers(&peers, now);
-    Ok(Json(convert::status(&api.backend.snapshot(), &peers, &kernel, now)))
+    Ok(Json(convert::status(&api.backend.snapshot(), &peers, (&kernel, &firewall), now)))
 }
 
 pub(super) async fn version() -> Json<views::Version> {

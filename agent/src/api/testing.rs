@@ -24,6 +24,7 @@ use routelet_proto::{
 use super::{Backend, Snapshot, views};
 use crate::config::{self, Config};
 use crate::kernel::{KernelLookup, KernelStatus, RouteStatus};
+use crate::nft::FirewallStatus;
 
 /// The configuration of the daemon made by hand.
 const FILE: &str = "
@@ -44,6 +45,7 @@ pub(crate) struct Fake {
     pub(crate) peers: Vec<(SessionView, PeerTableView)>,
     pub(crate) routes: Vec<RouteView>,
     pub(crate) kernel: KernelStatus,
+    pub(crate) firewall: FirewallStatus,
     pub(crate) refused: Option<String>,
     pub(crate) queries: Mutex<Vec<RouteQuery>>,
     pub(crate) commands: Mutex<Vec<(String, PeerCommand)>>,
@@ -72,6 +74,13 @@ impl Fake {
             peers,
             routes: routes(now),
             kernel: KernelStatus { desired: 2, installed: 2, synced: true, ..Default::default() },
+            firewall: FirewallStatus {
+                guard: "no pool asks for tunnels".to_owned(),
+                nat: "for 10.244.0.0/16".to_owned(),
+                services: "no ranges are advertised".to_owned(),
+                forward: "no chain drops pod traffic by default".to_owned(),
+                ..Default::default()
+            },
             refused: None,
             queries: Mutex::default(),
             commands: Mutex::default(),
@@ -147,6 +156,10 @@ impl Backend for Fake {
 
     async fn kernel_status(&self) -> KernelStatus {
         self.kernel.clone()
+    }
+
+    async fn firewall_status(&self) -> FirewallStatus {
+        self.firewall.clone()
     }
 
     async fn lookup(&self, address: IpAddr, _: Option<IpNet>) -> KernelLookup {

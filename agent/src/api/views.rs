@@ -312,6 +312,8 @@ pub struct Status {
     pub kernel: Kernel,
     /// The CNI configuration.
     pub cni: Cni,
+    /// The firewall.
+    pub firewall: Firewall,
     /// What is wrong, a line each; empty if nothing is.
     pub problems: Vec<String>,
 }
@@ -398,6 +400,24 @@ pub struct Cni {
     pub mtu: Option<u32>,
     /// What it waits for.
     pub waiting: Option<String>,
+    /// Problems in words, each with its fix.
+    pub problems: Vec<String>,
+}
+
+/// The firewall, each part in words.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Firewall {
+    /// Who may send us tunnel packets.
+    pub guard: String,
+    /// Source NAT for packets that leave the pools.
+    pub nat_outgoing: String,
+    /// What becomes of packets to service addresses that are nobody's.
+    pub service_addresses: String,
+    /// Chains of others that drop what is forwarded.
+    pub forward: String,
+    /// How often our rules were put back because others had changed them.
+    pub repaired: u64,
     /// Problems in words, each with its fix.
     pub problems: Vec<String>,
 }

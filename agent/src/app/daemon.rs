@@ -22,6 +22,7 @@ use crate::api::{Backend, Snapshot, views};
 use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
 use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus};
+use crate::nft::{FirewallHandle, FirewallStatus};
 
 /// Why the configuration is read again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,6 +59,7 @@ pub struct Daemon {
     speaker: SpeakerHandle,
     kernel: KernelHandle,
     cni: CniHandle,
+    firewall: FirewallHandle,
     started: Instant,
     started_wall: jiff::Timestamp,
     current: watch::Sender<Current>,
@@ -74,6 +76,8 @@ pub struct Parts {
     pub speaker: SpeakerHandle,
     /// Routes.
     pub kernel: KernelHandle,
+    /// Rules of nf_tables.
+    pub firewall: FirewallHandle,
     /// The CNI configuration.
     pub cni: CniHandle,
 }
@@ -100,7 +104,7 @@ impl Daemon {
         parts: Parts,
         stop: mpsc::Sender<StopMode>,
     ) -> Self {
-        let Parts { speaker, kernel, cni } = parts;
+        let Parts { speaker, kernel, cni, firewall } = parts;
         let now = now();
         let current = Current {
             config: Arc::new(loaded.config),
@@ -117,6 +121,7 @@ impl Daemon {
             speaker,
             kernel,
             cni,
+            firewall,
             started: now,
             started_wall: jiff::Timestamp::now(),
             current: watch::Sender::new(current),
@@ -195,6 +200,9 @@ impl Daemon {
             disabled.retain(|name| config.speaker.peers.iter().any(|peer| peer.name == *name));
             let speaker = without_disabled(&config.speaker, disabled);
             self.speaker.apply(speaker).await.map_err(|error| error.to_string())?;
+        }
+        if config.firewall != old.firewall {
+            self.firewall.apply(config.firewall.clone()).await;
         }
         if config.kernel != old.kernel {
             self.kernel.apply(config.kernel.clone()).await;
@@ -318,6 +326,10 @@ impl Backend for Daemon {
 
     async fn kernel_status(&self) -> KernelStatus {
         self.kernel.status().await
+    }
+
+    async fn firewall_status(&self) -> FirewallStatus {
+        self.firewall.status().await
     }
 
     async fn lookup(&self, address: IpAddr, prefix: Option<IpNet>) -> KernelLookup {

@@ -6,7 +6,7 @@ use super::client::Client;
 use super::output::{self, age, printable};
 use super::peers::report;
 use super::{Outcome, StatusArgs, Streams};
-use crate::api::views::{Cni, Kernel, Status};
+use crate::api::views::{Cni, Firewall, Kernel, Status};
 
 /// `routelet status`.
 pub(super) fn show(
@@ -76,6 +76,9 @@ pub(super) fn page(status: &Status, check: bool, out: &mut dyn Write) -> anyhow:
         ("first sync", if status.first_sync { "complete" } else { "not complete" }.to_owned()),
         ("kernel", kernel(&status.kernel)),
         ("pods", pods(&status.cni)),
+        ("tunnel guard", status.firewall.guard.clone()),
+        ("NAT", status.firewall.nat_outgoing.clone()),
+        ("forwarding", forwarding(&status.firewall)),
     ];
     output::pairs(&pairs, "  ", out)?;
     section("Warnings", &config.warnings, out)?;
@@ -126,6 +129,14 @@ fn pods(cni: &Cni) -> String {
         (true, true, Some(mtu)) => format!("attached by {file} ({}, MTU {mtu})", cni.plugin),
         (true, ..) => format!("{file} is not written yet"),
     }
+}
+
+fn forwarding(firewall: &Firewall) -> String {
+    let mut words = firewall.forward.clone();
+    if firewall.repaired > 0 {
+        words = format!("{words}; rules were put back {} times", firewall.repaired);
+    }
+    words
 }
 
 fn join<T: ToString>(values: &[T], none: &str) -> String {

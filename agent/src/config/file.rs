@@ -295,6 +295,7 @@ mapping! {
         "blackholeMetric" => blackhole_metric: Text,
         "repair" => repair: Text,
         "nexthopObjects" => nexthop_objects: Text,
+        "forwardAccept" => forward_accept: Text,
     }
 }
 

@@ -19,6 +19,7 @@ use routelet_bgp::core::config::SpeakerConfig;
 
 use crate::cni::CniConfig;
 use crate::kernel::KernelConfig;
+use crate::nft::FirewallConfig;
 
 pub(crate) mod file;
 mod load;
@@ -56,6 +57,8 @@ pub struct Config {
     pub kernel: KernelConfig,
     /// For the CNI configuration of the node's pods.
     pub cni: CniConfig,
+    /// For the firewall.
+    pub firewall: FirewallConfig,
     /// Socket of the local API.
     pub api_socket: PathBuf,
     /// Where state is kept across restarts.

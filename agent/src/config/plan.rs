@@ -129,6 +129,8 @@ impl Config {
         let mut kernel = new.kernel;
         kernel.enabled = self.kernel.enabled;
         kernel.memory.clone_from(&self.kernel.memory);
+        let mut firewall = new.firewall;
+        firewall.enabled = self.firewall.enabled;
         Self {
             node_name: self.node_name.clone(),
             pod_cidrs: new.pod_cidrs,
@@ -136,6 +138,7 @@ impl Config {
             listen: self.listen.clone(),
             kernel,
             cni: new.cni,
+            firewall,
             api_socket: self.api_socket.clone(),
             state_dir: self.state_dir.clone(),
             warnings: new.warnings,
@@ -159,6 +162,9 @@ impl Config {
             &new.kernel.nexthop_objects,
         );
         words.lists("blackhole", &self.kernel.blackholes, &new.kernel.blackholes);
+        let (old, new) = (&self.firewall, &new.firewall);
+        words.changed("kernel.forwardAccept", old.forward_accept.word(), new.forward_accept.word());
+        words.lists("natOutgoing for pool", &old.nat, &new.nat);
         words.0
     }
 

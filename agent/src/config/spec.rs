@@ -16,6 +16,7 @@ use routelet_proto::{Asn, Family, HoldTime, Role};
 use super::problem::Place;
 use crate::cni::Plugin;
 use crate::kernel::NexthopObjects;
+use crate::nft::ForwardAccept;
 
 /// A value and the place it was written at; no place for a default.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -201,6 +202,8 @@ pub struct PoolSpec {
     pub name: At<String>,
     /// Its prefix.
     pub cidr: At<IpNet>,
+    /// Whether what leaves the pools gets the node's address.
+    pub nat_outgoing: bool,
 }
 
 /// Where routes go.
@@ -216,10 +219,12 @@ pub struct KernelSpec {
     pub metric: u32,
     /// Metric of the blackholes.
     pub blackhole_metric: At<u32>,
-    /// Whether routes that others delete are put back.
+    /// Whether what others delete is put back.
     pub repair: bool,
     /// Whether large next-hop sets become nexthop objects of the kernel.
     pub nexthop_objects: NexthopObjects,
+    /// What is done about chains of others that drop what is forwarded.
+    pub forward_accept: ForwardAccept,
 }
 
 /// How pods are attached.

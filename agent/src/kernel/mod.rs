@@ -35,7 +35,7 @@ mod render;
 mod route;
 mod socket;
 mod topology;
-mod wire;
+pub(crate) mod wire;
 mod writer;
 
 use std::fmt;
@@ -58,6 +58,7 @@ use self::memory::Memory;
 use self::monitor::Monitor;
 use self::reconcile::Reconciler;
 use self::socket::RequestSocket;
+pub(crate) use self::socket::raise_receive_buffer;
 use self::writer::Territory;
 
 /// What the kernel side is told to do.

@@ -250,7 +250,7 @@ impl RequestSocket {
 }
 
 /// Asks for a receive buffer beyond the system's limit, or as much of it as is allowed.
-pub(super) fn raise_receive_buffer(socket: &Socket, octets: usize) {
+pub(crate) fn raise_receive_buffer(socket: &Socket, octets: usize) {
     let fd = socket.as_fd();
     if setsockopt(&fd, RcvBufForce, &octets).is_err() {
         // Without the capability the system's limit (net.core.rmem_max) applies; an overrun is

@@ -9,8 +9,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub(super) const NLMSG_ERROR: u16 = 2;
-pub(super) const NLMSG_DONE: u16 = 3;
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_DONE: u16 = 3;
 
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
@@ -26,13 +26,13 @@ pub(super) const RTM_NEWNEXTHOP: u16 = 104;
 pub(super) const RTM_DELNEXTHOP: u16 = 105;
 pub(super) const RTM_GETNEXTHOP: u16 = 106;
 
-pub(super) const NLM_F_REQUEST: u16 = 0x1;
-pub(super) const NLM_F_ACK: u16 = 0x4;
-pub(super) const NLM_F_DUMP_INTR: u16 = 0x10;
-pub(super) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
 pub(super) const NLM_F_REPLACE: u16 = 0x100;
 pub(super) const NLM_F_EXCL: u16 = 0x200;
-pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
 /// In an acknowledgement: attributes with the kernel's own words follow.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 /// In an acknowledgement: the request was not copied, only its header.
@@ -44,7 +44,7 @@ pub(super) const HEADER_LENGTH: usize = 16;
 
 /// Header of a netlink message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header {
+pub(crate) struct Header {
     pub kind: u16,
     pub flags: u16,
     pub sequence: u32,
@@ -53,7 +53,7 @@ pub(super) struct Header {
 }
 
 /// The messages in one datagram; ends at the first that is cut off.
-pub(super) fn messages(mut buffer: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
+pub(crate) fn messages(mut buffer: &[u8]) -> impl Iterator<Item = (Header, &[u8])> {
     std::iter::from_fn(move || {
         let length = read_u32(buffer, 0)? as usize;
         if length < HEADER_LENGTH || length > buffer.len() {
@@ -72,7 +72,7 @@ pub(super) fn messages(mut buffer: &[u8]) -> impl Iterator<Item = (Header, &[u8]
 }
 
 /// The attributes in a payload, by type without its flag bits; ends at the first that is cut off.
-pub(super) fn attributes(mut buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(read_u16(buffer, 0)?);
         let kind = read_u16(buffer, 2)? & 0x3fff;
@@ -86,7 +86,7 @@ pub(super) fn attributes(mut buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])
 }
 
 /// An acknowledgement: `None` when the request was done, else the error and the kernel's words.
-pub(super) fn acknowledgement(header: Header, payload: &[u8]) -> Option<KernelError> {
+pub(crate) fn acknowledgement(header: Header, payload: &[u8]) -> Option<KernelError> {
     let code = read_u32(payload, 0).map_or(0, |code| code.cast_signed());
     if code == 0 {
         return None;
@@ -216,7 +216,7 @@ pub(super) fn read_address(value: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(value).ok().map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))
 }
 
-pub(super) const fn align(length: usize) -> usize {
+pub(crate) const fn align(length: usize) -> usize {
     (length + 3) & !3
 }
 

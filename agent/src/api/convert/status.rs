@@ -6,13 +6,14 @@ use super::{count, seconds_since};
 use crate::api::backend::Snapshot;
 use crate::api::views;
 use crate::kernel::KernelStatus;
+use crate::nft::FirewallStatus;
 
 /// The whole agent. `peers` are those of [`super::peers`].
 #[must_use]
 pub fn status(
     snapshot: &Snapshot,
     peers: &[views::Peer],
-    kernel: &KernelStatus,
+    (kernel, firewall): (&KernelStatus, &FirewallStatus),
     now: Instant,
 ) -> views::Status {
     let config = &snapshot.config;
@@ -68,12 +69,25 @@ pub fn status(
             waiting: snapshot.cni.waiting.clone(),
             problems: snapshot.cni.problems.clone(),
         },
-        problems: problems(snapshot, peers, kernel),
+        firewall: views::Firewall {
+            guard: firewall.guard.clone(),
+            nat_outgoing: firewall.nat.clone(),
+            service_addresses: firewall.services.clone(),
+            forward: firewall.forward.clone(),
+            repaired: firewall.repaired,
+            problems: firewall.problems.clone(),
+        },
+        problems: problems(snapshot, peers, kernel, firewall),
     }
 }
 
 /// What is wrong, a line each. A peer somebody disabled is not: it is what they wanted.
-fn problems(snapshot: &Snapshot, peers: &[views::Peer], kernel: &KernelStatus) -> Vec<String> {
+fn problems(
+    snapshot: &Snapshot,
+    peers: &[views::Peer],
+    kernel: &KernelStatus,
+    firewall: &FirewallStatus,
+) -> Vec<String> {
     let mut problems = Vec::new();
     if let Some((words, _)) = &snapshot.refused {
         problems.push(format!(
@@ -106,6 +120,7 @@ fn problems(snapshot: &Snapshot, peers: &[views::Peer], kernel: &KernelStatus) -
             .map(|what| format!("the CNI configuration is not written yet: it waits for {what}")),
     );
     problems.extend(snapshot.cni.problems.iter().map(|problem| format!("CNI: {problem}")));
+    problems.extend(firewall.problems.iter().map(|problem| format!("firewall: {problem}")));
     problems
 }
 

@@ -23,6 +23,7 @@ use super::spec::{
 };
 use crate::cni::{self, Plugin};
 use crate::kernel::NexthopObjects;
+use crate::nft::ForwardAccept;
 
 mod filter;
 mod peer;
@@ -331,15 +332,9 @@ impl Reader<'_> {
                 );
             }
         }
-        let nat = self.get(file.nat_outgoing.as_ref(), &key("natOutgoing"), scalar::boolean);
-        if let Some(At { value: true, place }) = nat {
-            self.problems.error(
-                place,
-                key("natOutgoing"),
-                "source NAT is not supported yet by this version; only `false` is possible",
-            );
-        }
-        Some(PoolSpec { name: name?, cidr: cidr? })
+        let nat_outgoing =
+            self.or(file.nat_outgoing.as_ref(), &key("natOutgoing"), false, scalar::boolean);
+        Some(PoolSpec { name: name?, cidr: cidr?, nat_outgoing })
     }
 
     fn kernel(&mut self, file: &KernelFile) -> KernelSpec {
@@ -361,6 +356,15 @@ impl Reader<'_> {
                 "kernel.nexthopObjects",
                 NexthopObjects::Auto,
                 nexthop_objects,
+            ),
+            forward_accept: self.or(
+                file.forward_accept.as_ref(),
+                "kernel.forwardAccept",
+                ForwardAccept::Auto,
+                |text| {
+                    let modes = [ForwardAccept::Auto, ForwardAccept::Never];
+                    scalar::choice(text, &modes.map(|mode| (mode.word(), mode)))
+                },
             ),
         }
     }

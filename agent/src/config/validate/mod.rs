@@ -24,6 +24,7 @@ use crate::kernel::KernelConfig;
 
 mod cluster;
 mod filter;
+mod firewall;
 mod peer;
 
 /// How long the first sync waits for a peer that is not there, on a cold start.
@@ -91,6 +92,7 @@ pub(super) fn validate(
     if peers.is_empty() {
         problems.warn(Place::NONE, "peers", "there is no peer at all, neither here nor in `nodes`");
     }
+    let firewall = firewall::firewall(spec, &local, &members);
     let originated = pod_cidrs
         .iter()
         .map(|&prefix| OriginatedRoute { prefix, kind: OriginatedKind::PodCidr })
@@ -141,6 +143,7 @@ pub(super) fn validate(
                 .collect(),
             towards,
         },
+        firewall,
         pod_cidrs,
         api_socket: spec.api_socket.clone(),
         state_dir: spec.state_dir.clone(),
