@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -36,7 +36,7 @@ pub(super) fn main(cases: &[Case]) -> ExitCode {
     arguments.test_threads.get_or_insert(2);
     let skip: Option<String> =
         if arguments.list { None } else { usable().err().map(|error| format!("{error:#}")) };
-    let tier = Arc::new(Tier { began: now(), free: Mutex::default(), boots: AtomicUsize::new(0) });
+    let tier = Arc::new(Tier::new());
     let trials = cases
         .iter()
         .map(|(name, _)| {
@@ -48,10 +48,7 @@ pub(super) fn main(cases: &[Case]) -> ExitCode {
         })
         .collect();
     let code = libtest_mimic::run(&arguments, trials).exit_code();
-    let boots = tier.boots.load(Ordering::Relaxed);
-    if boots > 0 {
-        println!("{boots} guests, {:.1} s\n", (now() - tier.began).as_secs_f32());
-    }
+    tier.tell();
     code
 }
 
@@ -69,9 +66,41 @@ struct Tier {
     began: Instant,
     free: Mutex<Vec<Guest>>,
     boots: AtomicUsize,
+    /// How long each case took, boots left out.
+    took: Mutex<Vec<(Duration, String)>>,
 }
 
 impl Tier {
+    fn new() -> Self {
+        Self {
+            began: now(),
+            free: Mutex::default(),
+            boots: AtomicUsize::new(0),
+            took: Mutex::default(),
+        }
+    }
+
+    /// Where the time went.
+    fn tell(&self) {
+        let mut took = std::mem::take(&mut *lock(&self.took));
+        if took.is_empty() {
+            return;
+        }
+        took.sort();
+        let slowest: Vec<String> = took
+            .iter()
+            .rev()
+            .take(5)
+            .map(|(time, name)| format!("{name} {:.1} s", time.as_secs_f32()))
+            .collect();
+        println!(
+            "guests: {}, {:.1} s in all; slowest: {}\n",
+            self.boots.load(Ordering::Relaxed),
+            (now() - self.began).as_secs_f32(),
+            slowest.join(", ")
+        );
+    }
+
     fn run(&self, name: &str) -> Result<Completion, Failed> {
         let report = self.ask(name).map_err(|error| format!("{error:#}"))?;
         match report.outcome {
@@ -83,20 +112,22 @@ impl Tier {
 
     fn ask(&self, name: &str) -> anyhow::Result<Report> {
         ensure!(now() - self.began < TIER, "the tier's time, {TIER:?}, is used up");
-        let free = self.guests().pop();
+        let free = lock(&self.free).pop();
         let mut guest = match free {
             Some(guest) => guest,
             None => Guest::boot(self.boots.fetch_add(1, Ordering::Relaxed))?,
         };
         // A guest that does not answer is not asked again: it ends here.
+        let asked = now();
         let report = guest.run(name)?;
-        self.guests().push(guest);
+        lock(&self.took).push((now() - asked, name.to_owned()));
+        lock(&self.free).push(guest);
         Ok(report)
     }
+}
 
-    fn guests(&self) -> std::sync::MutexGuard<'_, Vec<Guest>> {
-        self.free.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A running guest.

@@ -25,6 +25,7 @@ pub(super) const WANTED: &[&str] = &[
     "iptable_nat",
     "xt_tcpudp",
     "xt_nat",
+    "xt_MASQUERADE",
     "xt_comment",
 ];
 

@@ -2,6 +2,9 @@
 //!
 //! The kernel side's own tests run here once more: this kernel is another version than the machine's.
 
+mod across;
+mod change;
+mod cluster;
 mod facts;
 #[path = "../kernel/install.rs"]
 mod install;
@@ -21,7 +24,7 @@ use routelet_tests::harness::Case;
 use routelet_tests::uml;
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [facts::CASES]
+    let cases: Vec<Case> = [facts::CASES, across::CASES, change::CASES]
         .into_iter()
         .chain([install::CASES, next_hops::CASES, ownership::CASES, repair::CASES])
         .flatten()

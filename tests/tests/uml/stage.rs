@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use routelet::lab::netns::Netns;
 use routelet::lab::now;
-use routelet::lab::ping::reaches;
+use routelet::lab::ping::{PingStream, reaches};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long something may take that should happen soon, on one slow processor among others.
@@ -77,6 +77,21 @@ pub fn silent(from: &Netns, to: impl Into<IpAddr>) -> anyhow::Result<()> {
     let to = to.into();
     let report = reaches(from, to, SILENCE)?;
     ensure!(report.received == 0, "{} reaches {to}: {report}", from.name());
+    Ok(())
+}
+
+/// That a running ping, which is ended here, lost nothing. It goes on until it has been one for a
+/// while.
+///
+/// # Errors
+/// With the gaps.
+pub fn lossless(what: &str, stream: PingStream) -> anyhow::Result<()> {
+    let deadline = now() + SOON;
+    while stream.received() < 100 && now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let report = stream.stop();
+    ensure!(report.lost() == 0 && report.sent >= 100, "{what}: {report}");
     Ok(())
 }
 
