@@ -9,11 +9,13 @@ PREFIX ?= /usr/local
 T ?=
 # Arguments for bench-field, for example B="--scale 0.1 --runs 1".
 B ?=
+# Arguments for resilience, for example R="--short --case kill --node routelet".
+R ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help build release static check fmt test bench bench-field fuzz demo packages install clean
+.PHONY: help build release static check fmt test bench bench-field resilience fuzz demo packages install clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -55,6 +57,10 @@ bench: ## criterion benchmarks: compare figures of one run only
 bench-field: ## measure against BIRD and FRR (root, minutes); WRITE=1 puts the tables into docs/performance.md
 	$(CARGO) build --release -p routelet -p routelet-tests --bins
 	$(TARGET)/release/routelet-load field $(if $(WRITE),--write docs/performance.md) $(B)
+
+resilience: ## packets lost while a node's daemon stops, crashes or freezes, beside BIRD and FRR (root, 25 minutes); R="--short" is quicker, WRITE=1 writes docs/resilience.md
+	$(CARGO) build -p routelet -p routelet-tests --bins
+	$(TARGET)/debug/routelet-resilience $(if $(WRITE),--write docs/resilience.md) $(R)
 
 fuzz: ## run each fuzz target for SECONDS=600 (needs a nightly toolchain and cargo-fuzz)
 	@for target in proto/fuzz/fuzz_targets/*.rs; do \

@@ -303,3 +303,47 @@ impl StopSignals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use routelet_proto::Family;
+
+    use super::*;
+
+    const V4: FamilySet = FamilySet::EMPTY.with(Family::Ipv4Unicast);
+
+    fn config(pods: &str, kernel: bool) -> Config {
+        let text = format!(
+            "node: {{name: n, addresses: [10.0.0.1/24], podCIDRs: [{pods}]}}\n\
+             bgp: {{asNumber: 64512}}\nkernel: {{enabled: {kernel}}}\n"
+        );
+        config::load_text(Path::new("n.yaml"), &text).unwrap().config
+    }
+
+    #[test]
+    fn a_restart_is_known_by_its_mark_or_by_routes() {
+        let node = config("10.244.1.0/24", true);
+        let of = |follows, found| {
+            let restart = Restart::of(&node, follows, found);
+            (restart.restarted, restart.forwarding)
+        };
+        assert_eq!(of(false, FamilySet::EMPTY), (false, FamilySet::EMPTY));
+        assert_eq!(of(false, V4), (true, V4));
+        assert_eq!(of(true, V4), (true, V4));
+        assert_eq!(of(true, FamilySet::EMPTY), (true, FamilySet::EMPTY), "somebody flushed them");
+    }
+
+    #[test]
+    fn a_reflector_preserves_what_never_went_through_it() {
+        let forwarding =
+            |config: &Config, follows| Restart::of(config, follows, FamilySet::EMPTY).forwarding;
+        let reflector = config("", false);
+        assert_eq!(forwarding(&reflector, false), FamilySet::ALL, "after a reboot too");
+        assert_eq!(forwarding(&reflector, true), FamilySet::ALL);
+        let announcer = config("10.244.1.0/24", false);
+        assert_eq!(forwarding(&announcer, false), FamilySet::EMPTY);
+        assert_eq!(forwarding(&announcer, true), FamilySet::ALL);
+    }
+}

@@ -58,8 +58,11 @@ pub fn main(cases: &[Case]) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// FRR leaves files in /var/tmp, whatever it is told.
-fn hide_temporary_files() -> anyhow::Result<()> {
+/// An empty /var/tmp for what runs inside: FRR leaves files there, whatever it is told.
+///
+/// # Errors
+/// If it cannot be mounted.
+pub fn hide_temporary_files() -> anyhow::Result<()> {
     let folder = Path::new("/var/tmp");
     let test = env::current_exe().context("cannot find the test binary")?;
     if folder.is_dir() && !test.starts_with(folder) {

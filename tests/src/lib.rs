@@ -11,6 +11,7 @@
 pub mod fakeapi;
 pub mod harness;
 pub mod load;
+pub mod resilience;
 pub mod routers;
 pub mod scene;
 pub mod sim;

@@ -11,6 +11,8 @@ const FOLDERS: &[(&str, &str)] = &[
     ("interop/", "tests/tests/interop/"),
     ("session/", "bgp/src/core/session/tests/"),
     ("speaker/", "bgp/src/core/speaker/tests/"),
+    ("agent/", "agent/src/"),
+    ("daemons/", "tests/tests/"),
     ("decision/", "bgp/src/core/speaker/decision/"),
     ("io/", "bgp/src/io/tests/"),
     ("proto/", "proto/src/"),

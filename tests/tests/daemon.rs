@@ -218,7 +218,10 @@ fn denied(scene: &Scene, port: u16, capability: &str) -> anyhow::Result<()> {
     let nobody = Uid::from_raw(65534);
     let fabric = scene.fabric(1)?;
     let place = fabric.place(1, 1)?;
-    let yaml = yaml(&place, None, "").replace("bgp: {", &format!("bgp: {{listenPort: {port}, "));
+    // The kernel is looked at first.
+    let kernel = if capability == "NET_ADMIN" { "" } else { "kernel: {enabled: false}\n" };
+    let yaml =
+        yaml(&place, None, kernel).replace("bgp: {", &format!("bgp: {{listenPort: {port}, "));
     let node = scene.routelet("node1", &place.netns, &yaml)?;
     let folder = scene.folder().join("node1");
     chown(&folder, Some(nobody), None)?;

@@ -14,6 +14,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::netns::Netns;
@@ -21,6 +23,8 @@ use super::now;
 
 const MAGIC: &[u8; 8] = b"routelet";
 const HEADER: usize = 8;
+/// Octets a socket may hold unread: some 20,000 packets.
+const RECEIVE_BUFFER: usize = 8 << 20;
 /// Magic, stream and sequence number.
 const PAYLOAD: usize = 24;
 
@@ -118,6 +122,9 @@ impl PingStream {
                 IpAddr::V6(_) => Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)),
             })
             .with_context(|| format!("no raw socket in {} (NET_RAW)", netns.name()))?;
+        // A raw socket gets every ICMP packet of its namespace. What overflows while this thread waits for
+        // a busy processor would be taken for lost. Where it is refused the default has to do.
+        let _ = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER);
         let stop = Arc::new(AtomicBool::new(false));
         let received = Arc::new(AtomicU64::new(0));
         let stream = Stream {
