@@ -11,6 +11,9 @@ frr|/usr/lib/frr/bgpd|frr|interoperation with FRR
 gobgpd|/usr/bin/gobgpd|gobgpd|interoperation with GoBGP
 openbgpd|/usr/sbin/bgpctl|openbgpd|interoperation with OpenBGPD
 containernetworking-plugins|/usr/lib/cni/ptp|-|pods attached by the standard CNI plugins
+docker.io|/usr/sbin/dockerd|docker docker.socket containerd|docker-compose.yml as a user starts it
+docker-compose|/usr/bin/docker-compose|-|docker-compose.yml as a user starts it
+debootstrap|/usr/sbin/debootstrap|-|docker-compose.yml as a user starts it
 iproute2|/sbin/ip|-|the kernel routes as `ip route` shows them
 user-mode-linux|/usr/bin/linux.uml|-|IP-in-IP, loss and delay, on a kernel booted for it
 nftables|/usr/sbin/nft|-|the firewall as `nft` shows it

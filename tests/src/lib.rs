@@ -8,6 +8,7 @@
 //! load generator and [`sim`] the simulator of many speakers; both stand apart. [`uml`] runs tests
 //! on a kernel booted for them.
 
+pub mod apiserver;
 pub mod fakeapi;
 pub mod harness;
 pub mod load;

@@ -80,9 +80,7 @@ fn connections(netns: &Netns) -> anyhow::Result<[usize; 2]> {
         *count = text
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
-            .filter(|fields| {
-                fields.get(3) == Some(&"01") && fields[1..3].iter().any(|one| bgp(one))
-            })
+            .filter(|fields| fields.get(3) == Some(&"01") && fields[1..3].iter().any(bgp))
             .count();
     }
     Ok(counts)

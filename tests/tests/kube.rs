@@ -97,7 +97,10 @@ fn config(state: &State) -> &Config {
 
 /// Three nodes and an agent on the first that knows them.
 async fn scene() -> (FakeApi, TempDir, Agent, State) {
-    let api = FakeApi::start().await;
+    scene_at(FakeApi::start().await).await
+}
+
+async fn scene_at(api: FakeApi) -> (FakeApi, TempDir, Agent, State) {
     for (name, last) in [("node-a", 1), ("node-b", 2), ("node-c", 3)] {
         api.node(name, &format!("172.30.1.1{last}"), &format!("10.244.{last}.0/24"));
     }
@@ -154,8 +157,10 @@ async fn a_cordoned_node_and_a_heartbeat_change_nothing() {
 }
 
 #[tokio::test]
-async fn lists_come_in_pages() {
-    let (api, _dir, _agent, _) = scene().await;
+async fn a_server_without_a_cache_gives_lists_in_pages() {
+    let api = FakeApi::start().await;
+    api.without_cache();
+    let (api, _dir, _agent, _) = scene_at(api).await;
     let pages: Vec<_> = api
         .requests()
         .into_iter()
@@ -168,7 +173,9 @@ async fn lists_come_in_pages() {
 
 #[tokio::test]
 async fn pages_that_expire_are_no_list() {
-    let (api, _dir, mut agent, first) = scene().await;
+    let api = FakeApi::start().await;
+    api.without_cache();
+    let (api, _dir, mut agent, first) = scene_at(api).await;
     api.fault("nodes", Fault::ExpirePages);
     api.compact();
     api.end_watches();
@@ -286,7 +293,7 @@ async fn what_is_not_allowed_or_not_there_is_said() {
         (401, "service account"),
         (403, "not allowed"),
         (404, "apply deploy/crds.yaml"),
-        (429, "too much to do"),
+        (429, "come again later"),
         (500, "500"),
     ] {
         let api = FakeApi::start().await;
@@ -423,6 +430,36 @@ async fn a_secret_is_read_when_it_is_named_and_follows_its_changes() {
     api.fault("", Fault::Cut);
     let mut agent = Agent::start(&api, dir.path());
     agent.until("the password", |state| password(state).as_deref() == Some(b"hunter3")).await;
+}
+
+/// Seen on a real server: without this, a peer without its password was refused for a moment, and
+/// another with the same address had a session meanwhile.
+#[tokio::test]
+async fn the_first_configuration_waits_for_the_secrets_that_it_names() {
+    let api = FakeApi::start().await;
+    api.node("node-a", "172.30.1.11", "10.244.1.0/24");
+    api.secret("kube-system", "bgp", "tor", "aHVudGVyMg==");
+    let with = |name: &str| {
+        let password = json!({"secretKeyRef": {"name": name, "key": "tor"}});
+        json!({"peerIP": "172.30.1.1", "asNumber": 65001, "password": password})
+    };
+    api.custom("BGPPeer", "tor", with("bgp"));
+    let directory = tempfile::tempdir().expect("directory");
+    let mut agent = Agent::start(&api, directory.path());
+    let first = agent.until("a configuration", |state| state.config.is_some()).await;
+    assert_eq!(peers(&first), ["tor".to_owned()].into());
+    assert!(first.refused.is_empty(), "{:?}", first.refused);
+    drop(agent);
+
+    // One that never comes holds nothing up for long; nor does one that may not be read.
+    for fault in [Fault::None, Fault::StallLists, Fault::Status(403)] {
+        api.custom("BGPPeer", "tor", with("none"));
+        api.fault("secrets", fault);
+        let directory = tempfile::tempdir().expect("directory");
+        let mut agent = Agent::start(&api, directory.path());
+        let first = agent.until("a configuration", |state| state.config.is_some()).await;
+        assert_eq!(first.refused.len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -280,9 +280,7 @@ async fn the_permissions_are_those_that_are_used_and_no_more() {
     }
     let mut allowed = allowed();
     // Server-side apply creates what is not there, and an Event that happens again is patched.
-    for resource in ["bgpnodestatuses", "bgpnodestatuses/status"] {
-        assert!(allowed.get_mut(resource).expect(resource).remove("create"));
-    }
+    assert!(allowed.get_mut("bgpnodestatuses").expect("reports").remove("create"));
     assert!(allowed.get_mut("events").expect("events").remove("patch"));
     assert_eq!(used, allowed);
     drop(agents);

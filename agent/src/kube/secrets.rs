@@ -25,6 +25,12 @@ impl Secrets {
         self.0.insert(name.to_owned(), values.clone()) != Some(values)
     }
 
+    /// Whether the values of the Secret `name` are known.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Forgets every Secret that `keep` is false for.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.0.retain(|name, _| keep(name));

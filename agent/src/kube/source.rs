@@ -194,6 +194,12 @@ struct Source {
     troubles: BTreeMap<String, (Instant, String)>,
     /// Tasks that watch a Secret.
     secret_tasks: BTreeMap<String, AbortHandle>,
+    /// Secrets about which the API server has said anything.
+    answered: BTreeSet<String>,
+    /// Until when the first configuration waits for Secrets.
+    awaited: Option<Instant>,
+    /// Whether what the API server says was published once.
+    live: bool,
     tasks: JoinSet<()>,
     updates: mpsc::Sender<Update>,
     received: mpsc::Receiver<Update>,
@@ -216,6 +222,9 @@ impl Source {
             doubted: BTreeMap::new(),
             troubles: BTreeMap::new(),
             secret_tasks: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            awaited: None,
+            live: false,
             tasks: JoinSet::new(),
             updates,
             received,
@@ -257,6 +266,9 @@ impl Source {
                 () = at(doubt) => {
                     self.believe();
                     due.get_or_insert(Instant::now() + timing.quiet);
+                }
+                () = at(self.awaited) => {
+                    due.get_or_insert(Instant::now());
                 }
                 () = at(waits_for_disk.then_some(patience)) => {
                     waits_for_disk = false;
@@ -420,10 +432,16 @@ impl Source {
             }
             Update::Secret(name, None) => {
                 tracing::warn!(secret = %name, "the Secret is not there; what it had before stays in use");
-                false
+                self.answered.insert(name)
             }
-            Update::Secret(name, secret) => self.secrets.set(&name, values(secret)),
+            Update::Secret(name, secret) => {
+                let differs = self.secrets.set(&name, values(secret));
+                self.answered.insert(name) || differs
+            }
             Update::Trouble(what, words) => {
+                if let Some(name) = what.strip_prefix("secrets/") {
+                    self.answered.insert(name.to_owned());
+                }
                 let known = self.troubles.get(&what).is_some_and(|(_, known)| *known == words);
                 if !known {
                     tracing::warn!(what, reason = %words, "the API server does not answer as it should");
@@ -447,6 +465,10 @@ impl Source {
             return;
         };
         self.watch_secrets(&translation.secrets);
+        if self.awaits(&translation.secrets) {
+            return;
+        }
+        self.live = true;
         let good = translation.config.is_ok();
         self.publish(translation, Origin::Live);
         if good {
@@ -564,6 +586,18 @@ impl Source {
             state.node = node.cloned().or_else(|| state.node.take());
             modified
         });
+    }
+
+    /// Whether the first configuration has to wait for Secrets that were only just asked for: without
+    /// them their peers would be refused for a moment, and others get their addresses.
+    fn awaits(&mut self, names: &BTreeSet<String>) -> bool {
+        let missing = |name: &String| !self.answered.contains(name) && !self.secrets.has(name);
+        if self.live || !names.iter().any(missing) {
+            self.awaited = None;
+            return false;
+        }
+        let until = Instant::now() + self.options.timing.patience;
+        Instant::now() < *self.awaited.get_or_insert(until)
     }
 
     /// Watches exactly the Secrets called `names`.

@@ -254,7 +254,8 @@ fn words(error: &watcher::Error) -> String {
         403 => format!("not allowed: {}; apply deploy/rbac.yaml", status.message),
         404 => "the API server does not have this resource; apply deploy/crds.yaml".to_owned(),
         410 => "410 Gone: what was seen last is too old; listing again".to_owned(),
-        429 => "429: the API server has too much to do".to_owned(),
+        // Too much to do, or a definition that was applied a moment ago: the server says which.
+        429 => format!("429: the API server asks us to come again later: {}", status.message),
         code => format!("{code} {}: {}", status.reason, status.message),
     }
 }

@@ -14,10 +14,12 @@ use futures::stream;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Fault, Name, Request, Shared};
+use super::{Fault, Name, Request, Shared, Store, kind_of};
 
 /// A path taken apart.
 struct Path {
+    /// `v1`, or group and version.
+    api: String,
     namespace: String,
     resource: String,
     name: Option<String>,
@@ -28,9 +30,9 @@ impl Path {
     /// `/api/v1/…` and `/apis/GROUP/VERSION/…`.
     fn parse(path: &str) -> Option<Self> {
         let mut parts = path.trim_matches('/').split('/');
-        match parts.next()? {
-            "api" => parts.next()?,
-            "apis" => parts.nth(1)?,
+        let api = match parts.next()? {
+            "api" => parts.next()?.to_owned(),
+            "apis" => format!("{}/{}", parts.next()?, parts.next()?),
             _ => return None,
         };
         let mut resource = parts.next()?;
@@ -39,7 +41,9 @@ impl Path {
             namespace = parts.next()?;
             resource = parts.next()?;
         }
+        kind_of(resource)?;
         Some(Self {
+            api,
             namespace: namespace.to_owned(),
             resource: resource.to_owned(),
             name: parts.next().map(str::to_owned),
@@ -56,7 +60,7 @@ pub(super) async fn answer(
     body: Bytes,
 ) -> Response {
     let Some(path) = Path::parse(uri.path()) else {
-        return failure(404, "NotFound", "there is no such path");
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
     };
     let watches = query.get("watch").is_some_and(|watch| watch == "true" || watch == "1");
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -111,7 +115,9 @@ fn selected(name: &Name, path: &Path, query: &BTreeMap<String, String>) -> bool 
 
 fn list(shared: &Shared, path: &Path, query: &BTreeMap<String, String>, fault: &Fault) -> Response {
     let store = shared.store.lock().expect("no handler panics with the lock");
-    let limit = query.get("limit").and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+    let any = query.get("resourceVersion").is_some_and(|version| version == "0");
+    let limit = query.get("limit").and_then(|text| text.parse().ok());
+    let limit = limit.filter(|_| !any || store.no_cache).unwrap_or(usize::MAX);
     let from: usize = match query.get("continue") {
         Some(_) if *fault == Fault::ExpirePages => {
             return failure(410, "Expired", "The provided continue parameter is too old");
@@ -126,12 +132,16 @@ fn list(shared: &Shared, path: &Path, query: &BTreeMap<String, String>, fault: &
         .map(|(_, object)| object)
         .collect();
     let items: Vec<&Value> = all.iter().skip(from).take(limit).copied().collect();
-    let mut metadata = json!({"resourceVersion": store.version.to_string()});
+    let mut metadata = json!({"continue": "", "resourceVersion": store.version.to_string()});
     let next = from + items.len();
     if next < all.len() {
         metadata["continue"] = next.to_string().into();
+        metadata["remainingItemCount"] = (all.len() - next).into();
     }
-    let body = json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items});
+    let kind = kind_of(&path.resource).map_or("", |(kind, _)| kind);
+    let body = json!({
+        "apiVersion": path.api, "kind": format!("{kind}List"), "metadata": metadata, "items": items,
+    });
     axum::Json(body).into_response()
 }
 
@@ -157,7 +167,8 @@ fn watch(shared: Arc<Shared>, path: &Path, query: &BTreeMap<String, String>) -> 
         let store = shared.store.lock().expect("no handler panics with the lock");
         if version < store.compacted {
             // In the stream, with 200 before it: as a real one says it.
-            let status = status(410, "Expired", "too old resource version");
+            let words = format!("too old resource version: {version} ({})", store.compacted);
+            let status = status(410, "Expired", &words);
             let line = format!("{}\n", json!({"type": "ERROR", "object": status}));
             return line.into_response();
         }
@@ -165,6 +176,7 @@ fn watch(shared: Arc<Shared>, path: &Path, query: &BTreeMap<String, String>) -> 
         drop(store);
         Watch {
             path: Path {
+                api: path.api.clone(),
                 namespace: path.namespace.clone(),
                 resource: path.resource.clone(),
                 name: None,
@@ -233,7 +245,8 @@ fn new_lines(watch: &mut Watch) -> io::Result<String> {
         watch.bookmark = store.bookmark;
         watch.version = watch.version.max(store.bookmark);
         let metadata = json!({"resourceVersion": watch.version.to_string()});
-        let object = json!({"apiVersion": "v1", "kind": "Bookmarked", "metadata": metadata});
+        let kind = kind_of(&watch.path.resource).map_or("", |(kind, _)| kind);
+        let object = json!({"apiVersion": watch.path.api, "kind": kind, "metadata": metadata});
         lines += &format!("{}\n", json!({"type": "BOOKMARK", "object": object}));
     }
     Ok(lines)
@@ -242,11 +255,18 @@ fn new_lines(watch: &mut Watch) -> io::Result<String> {
 /// Server-side apply: what is given is set, what is not given stays.
 fn patch(shared: &Shared, path: &Path, query: &BTreeMap<String, String>, body: Value) -> Response {
     let name = path.name.clone().unwrap_or_default();
-    if query.get("fieldManager").is_none_or(String::is_empty) {
-        return failure(400, "BadRequest", "fieldManager is required for apply patch");
+    let manager = query.get("fieldManager").cloned().unwrap_or_default();
+    if manager.is_empty() {
+        return no_manager();
     }
-    if body["apiVersion"].as_str().is_none() || body["kind"].as_str().is_none() {
-        return failure(400, "BadRequest", "apiVersion and kind must be set");
+    let (api, kind) = (body["apiVersion"].as_str(), body["kind"].as_str());
+    if api.is_none() || kind.is_none() {
+        let words = format!(
+            "invalid object type: {}, Kind={}",
+            api.unwrap_or_default(),
+            kind.unwrap_or_default()
+        );
+        return failure(400, "BadRequest", &words);
     }
     let mut store = shared.store.lock().expect("no handler panics with the lock");
     let key = Name {
@@ -254,19 +274,22 @@ fn patch(shared: &Shared, path: &Path, query: &BTreeMap<String, String>, body: V
         namespace: path.namespace.clone(),
         name: name.clone(),
     };
-    let mut object = match store.objects.get(&key) {
-        Some(object) => object.clone(),
-        None if path.status => {
-            return failure(404, "NotFound", &format!("{} \"{name}\" not found", path.resource));
-        }
+    let found = store.objects.get(&key).cloned();
+    let made = found.is_none();
+    let mut object = match found {
+        Some(object) => object,
+        None if path.status => return not_found(path, &name),
         None => json!({"metadata": {"name": name}}),
     };
+    let part = if path.status { "status" } else { "spec" };
+    let mut fields = BTreeMap::new();
+    leaves(&format!(".{part}"), &body[part], &mut fields);
     let forced = query.get("force").is_some_and(|force| force == "true");
-    let managed = object["metadata"]["managedBy"].as_str();
-    if managed.is_some_and(|manager| Some(manager) != query.get("fieldManager").map(String::as_str))
-        && !forced
-    {
-        return failure(409, "Conflict", "Apply failed with 1 conflict");
+    if let Some(refusal) = conflict(&store, &key, &object, &manager, &fields).filter(|_| !forced) {
+        return refusal;
+    }
+    for field in fields.keys() {
+        store.owners.insert((key.clone(), field.clone()), manager.clone());
     }
     let before = object.clone();
     if path.status {
@@ -279,7 +302,77 @@ fn patch(shared: &Shared, path: &Path, query: &BTreeMap<String, String>, body: V
     }
     drop(store);
     shared.wake.send_modify(|count| *count += 1);
-    axum::Json(object).into_response()
+    let code = if made { StatusCode::CREATED } else { StatusCode::OK };
+    (code, axum::Json(object)).into_response()
+}
+
+/// The fields of a value with their paths; a list is one field.
+fn leaves(path: &str, value: &Value, into: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                leaves(&format!("{path}.{key}"), value, into);
+            }
+        }
+        Value::Null => {}
+        other => {
+            into.insert(path.to_owned(), other.clone());
+        }
+    }
+}
+
+/// The refusal, if others own fields that would change.
+fn conflict(
+    store: &Store,
+    key: &Name,
+    object: &Value,
+    manager: &str,
+    fields: &BTreeMap<String, Value>,
+) -> Option<Response> {
+    let theirs: Vec<(&String, &String)> = fields
+        .iter()
+        .filter(|(field, value)| object.pointer(&field.replace('.', "/")) != Some(value))
+        .filter_map(|(field, _)| {
+            let owner = store.owners.get(&(key.clone(), field.clone()))?;
+            (owner != manager).then_some((field, owner))
+        })
+        .collect();
+    let (field, owner) = theirs.first()?;
+    let count = match theirs.len() {
+        1 => "1 conflict".to_owned(),
+        many => format!("{many} conflicts"),
+    };
+    let words = format!("Apply failed with {count}: conflict with \"{owner}\": {field}");
+    let causes: Vec<Value> = theirs
+        .iter()
+        .map(|(field, owner)| {
+            json!({"reason": "FieldManagerConflict", "field": field,
+                "message": format!("conflict with \"{owner}\"")})
+        })
+        .collect();
+    let mut status = status(409, "Conflict", &words);
+    status["details"] = json!({"causes": causes});
+    Some((StatusCode::CONFLICT, axum::Json(status)).into_response())
+}
+
+fn no_manager() -> Response {
+    let cause = "Required value: is required for apply patch";
+    let words = format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {cause}");
+    let mut status = status(422, "Invalid", &words);
+    status["details"] = json!({
+        "group": "meta.k8s.io", "kind": "PatchOptions",
+        "causes": [{"reason": "FieldValueRequired", "message": cause, "field": "fieldManager"}],
+    });
+    (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(status)).into_response()
+}
+
+fn not_found(path: &Path, name: &str) -> Response {
+    let group = kind_of(&path.resource).map_or("", |(_, group)| group);
+    let full = format!("{}.{group}", path.resource);
+    let full = full.trim_end_matches('.');
+    let mut status = status(404, "NotFound", &format!("{full} \"{name}\" not found"));
+    status["details"] = json!({"name": name, "group": group, "kind": path.resource});
+    (StatusCode::NOT_FOUND, axum::Json(status)).into_response()
 }
 
 fn merge(into: &mut Value, from: Value) {

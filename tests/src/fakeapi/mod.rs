@@ -3,8 +3,8 @@
 //! In flow: objects that a test creates, changes and deletes, and [`Fault`]s; requests of the agent.
 //! Out flow: lists in pages, watches from a resource version with bookmarks, 410 Gone after
 //! [`FakeApi::compact`], server-side apply of objects and their status, and a record of who asked for
-//! what. Everything is in memory; a resource version counts changes. The forms of its answers follow
-//! the API conventions of Kubernetes.
+//! what. Everything is in memory; a resource version counts changes. Its answers are those of a real
+//! server: tests/tests/cluster_api/answers.rs asks both the same questions.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -83,6 +83,10 @@ struct Store {
     bookmark: u64,
     requests: Vec<Request>,
     created: Vec<Value>,
+    /// Who applied a field last, by object and path.
+    owners: BTreeMap<(Name, String), String>,
+    /// Lists are read page by page, even those that need not be fresh.
+    no_cache: bool,
 }
 
 /// Resource, namespace (empty for none) and name.
@@ -162,6 +166,12 @@ impl FakeApi {
         store.log.clear();
         store.version += 1;
         store.compacted = store.version;
+    }
+
+    /// Gives lists in pages, as a server whose watch cache is off. With it, a list that need not be
+    /// fresh (`resourceVersion=0`) comes whole, whatever its limit.
+    pub fn without_cache(&self) {
+        self.store().no_cache = true;
     }
 
     /// Loses every object without saying so, as a server with an empty cache.
@@ -358,6 +368,23 @@ impl Store {
         let general = self.fault.get("").filter(|fault| **fault != Fault::None);
         general.or_else(|| self.fault.get(resource)).cloned().unwrap_or_default()
     }
+}
+
+/// The kind of a resource, and its group, that the server has.
+fn kind_of(resource: &str) -> Option<(&'static str, &'static str)> {
+    let known = [
+        ("nodes", "Node", ""),
+        ("secrets", "Secret", ""),
+        ("services", "Service", ""),
+        ("endpointslices", "EndpointSlice", "discovery.k8s.io"),
+        ("events", "Event", "events.k8s.io"),
+        ("bgpconfigurations", "BGPConfiguration", "routelet.dev"),
+        ("bgppeers", "BGPPeer", "routelet.dev"),
+        ("bgpfilters", "BGPFilter", "routelet.dev"),
+        ("ippools", "IPPool", "routelet.dev"),
+        ("bgpnodestatuses", "BGPNodeStatus", "routelet.dev"),
+    ];
+    known.into_iter().find(|(plural, ..)| *plural == resource).map(|(_, kind, group)| (kind, group))
 }
 
 /// `bgppeers` of `BGPPeer`.
