@@ -74,6 +74,8 @@ pub struct CniConfig {
     pub mtu: Option<u32>,
     /// Octets that encapsulation may add to a packet of a pod.
     pub overhead: u32,
+    /// MTU of the tunnels, where it is configured and there are any.
+    pub tunnel_mtu: Option<u32>,
     /// Where addresses come from.
     pub pod_cidrs: Vec<IpNet>,
     /// The node's addresses, which the links below have.

@@ -163,7 +163,10 @@ impl<R: Readiness> Task<R> {
         let fits = match found {
             Ok(underlay) => {
                 self.underlay = underlay;
-                self.underlay.mtu().map(|mtu| mtu.saturating_sub(self.config.overhead))
+                self.underlay.mtu().map(|mtu| {
+                    let inside = mtu.saturating_sub(self.config.overhead);
+                    self.config.tunnel_mtu.map_or(inside, |tunnel| tunnel.min(inside))
+                })
             }
             Err(error) if self.config.mtu.is_none() => {
                 return Err(format!("the MTU of pods is not known: {error}"));

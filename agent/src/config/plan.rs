@@ -189,6 +189,11 @@ impl Config {
         words.changed("cni.plugin", &old.plugin, &new.plugin);
         words.changed("cni.mtu", &mtu(old), &mtu(new));
         words.changed("octets of encapsulation", &old.overhead, &new.overhead);
+        let tunnel = |config: &CniConfig| match config.tunnel_mtu {
+            Some(mtu) => mtu.to_string(),
+            None => "none of its own".to_owned(),
+        };
+        words.changed("MTU of tunnels", &tunnel(old), &tunnel(new));
         words.lists("range of pod addresses", &old.pod_cidrs, &new.pod_cidrs);
         words.0
     }

@@ -12,9 +12,10 @@
 //!                              server     198.51.100.0/24, announced by the ToR
 //! ```
 //!
-//! The ToR runs routelet as well. It knows the pod prefixes, so it forwards packets between pods of
-//! the two subnets without a tunnel. The server's network is what the ToR originates; nodes take it
-//! because a filter of theirs says so, since the default policy accepts pod prefixes only.
+//! Pods of one subnet reach each other without a tunnel, pods of different ones through IP-in-IP or
+//! VXLAN, whatever the kernel has. The ToR runs routelet as well and takes no pod routes, unless the
+//! kernel has neither. The server's network is what the ToR originates; nodes take it because a filter
+//! of theirs says so, since the default policy accepts pod prefixes only.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,12 +27,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 
+use self::files::NODES;
 use super::cni::{self, Attachment, Runtime};
 use super::netns::{Netns, Via};
 use super::network::{Network, attach_pod, everything};
 use super::node::Node;
 use super::ping::{PingReport, PingStream, ping, reaches};
 use super::{LabArgs, now, sandbox, wait_until};
+
+mod files;
+
+pub use self::files::{Way, Ways};
 
 /// How long sessions may take to come up.
 const SESSIONS: Duration = Duration::from_secs(12);
@@ -40,9 +46,6 @@ const FIRST_PACKET: Duration = Duration::from_secs(5);
 
 const SERVER_V4: &str = "198.51.100.10";
 const SERVER_V6: &str = "2001:db8:100::10";
-
-/// Name, subnet and number of each node.
-const NODES: [(&str, u8, u8); 3] = [("node-a", 1, 1), ("node-b", 1, 2), ("node-c", 2, 3)];
 
 /// Where a node of the lab keeps its configuration, socket, state and log.
 #[must_use]
@@ -58,7 +61,9 @@ pub fn run(args: &LabArgs) -> anyhow::Result<bool> {
     ensure!(sandbox::is_inside(), "the lab is built in a sandbox only");
     let screen = Screen { start: now() };
     screen.step("3 nodes with a pod each in 2 subnets, a ToR between them, a server behind it")?;
-    let mut lab = Lab::build(args.remove_route.is_none())?;
+    let ways = Ways::probe()?;
+    screen.step(&ways.words())?;
+    let mut lab = Lab::build(ways, args.remove_route.is_none())?;
     screen.step("starting routelet on tor, node-a, node-b and node-c")?;
     lab.start()?;
     screen.step(
@@ -66,6 +71,9 @@ pub fn run(args: &LabArgs) -> anyhow::Result<bool> {
     )?;
 
     screen.step(&lab.attach_pods()?)?;
+    if let Some(words) = lab.see_nat()? {
+        screen.step(&words)?;
+    }
     let mut reached = lab.reach_everywhere(&screen)?;
     screen.show("routelet peers, on node-a", &lab.nodes[1].text(&["peers"])?)?;
     screen.show("routelet routes, on node-a", &lab.nodes[1].text(&["routes"])?)?;
@@ -105,7 +113,10 @@ pub fn run(args: &LabArgs) -> anyhow::Result<bool> {
 struct Lab {
     nodes: Vec<Node>,
     pods: Vec<Pod>,
-    server: Netns,
+    _server: Netns,
+    ways: Ways,
+    /// What leaves the pools gets the node's address.
+    nat: bool,
     /// Folder of the CNI plugins.
     plugins: Option<PathBuf>,
     // Switches and the like live as long as the lab.
@@ -122,7 +133,7 @@ struct Pod {
 }
 
 impl Lab {
-    fn build(repair: bool) -> anyhow::Result<Self> {
+    fn build(ways: Ways, repair: bool) -> anyhow::Result<Self> {
         let binary = std::env::current_exe().context("cannot find this program")?;
         let network = Network::new("");
         let tor = network.router("tor")?;
@@ -150,7 +161,8 @@ impl Lab {
         lans.push(behind);
 
         let plugins = cni::installed();
-        let mut nodes = vec![Node::new("tor", &tor, &binary, &folder("tor"), &tor_yaml(repair))?];
+        let mut nodes =
+            vec![Node::new("tor", &tor, &binary, &folder("tor"), &files::tor(ways, repair))?];
         let mut pods = Vec::new();
         for (name, subnet, number) in NODES {
             let netns = network.router(name)?;
@@ -162,7 +174,7 @@ impl Lab {
             let pod_name = name.replace("node", "pod");
             let pod = network.host(&pod_name)?;
             pods.push(Pod { name: pod_name, netns: pod, addresses: Vec::new(), attached: None });
-            let mut yaml = node_yaml(name, subnet, number, repair);
+            let mut yaml = files::node(name, subnet, number, ways, repair);
             if let Some(plugins) = &plugins {
                 let _ = writeln!(
                     yaml,
@@ -173,7 +185,7 @@ impl Lab {
             }
             nodes.push(Node::new(name, &netns, &binary, &folder(name), &yaml)?);
         }
-        Ok(Self { nodes, pods, server, plugins, _lans: lans })
+        Ok(Self { nodes, pods, _server: server, ways, nat: false, plugins, _lans: lans })
     }
 
     /// Gives each node its pod, as soon as the node says that it is ready for it. Says how.
@@ -208,6 +220,23 @@ impl Lab {
         ))
     }
 
+    /// Looks whether pods can talk to what knows no pod addresses. Says so if not.
+    fn see_nat(&mut self) -> anyhow::Result<Option<String>> {
+        let status = self.nodes[1].json(&["status"])?;
+        self.nat = !status["problems"].to_string().contains("natOutgoing is unavailable");
+        let needed = self.ways.v4 != Way::Router || self.ways.v6 != Way::Router;
+        Ok((needed && !self.nat).then(|| {
+            "this kernel has no nftables, so no source NAT: nodes ping the server in place of pods, \
+             whose addresses the ToR does not know"
+                .to_owned()
+        }))
+    }
+
+    /// Whether the server and a pod reach each other in a family.
+    fn server_knows_pods(&self, ipv4: bool) -> bool {
+        self.nat || self.ways.of(ipv4) == Way::Router
+    }
+
     fn detach_pods(&mut self) -> anyhow::Result<()> {
         self.pods
             .iter_mut()
@@ -231,15 +260,25 @@ impl Lab {
     }
 
     /// All directed pairs: from whom, to whom, at which address.
-    fn pairs(&self) -> Vec<(&Pod, String, IpAddr)> {
+    fn pairs(&self) -> Vec<(&str, &Netns, String, IpAddr)> {
         let mut pairs = Vec::new();
-        for from in &self.pods {
+        for (from, node) in self.pods.iter().zip(&self.nodes[1..]) {
             for to in self.pods.iter().filter(|to| to.name != from.name) {
-                pairs.extend(to.addresses.iter().map(|address| (from, to.name.clone(), *address)));
+                pairs.extend(
+                    to.addresses.iter().map(|address| {
+                        (from.name.as_str(), &from.netns, to.name.clone(), *address)
+                    }),
+                );
             }
             for address in [SERVER_V4, SERVER_V6] {
-                let address = address.parse().expect("invariant: the constant is an address");
-                pairs.push((from, "server".to_owned(), address));
+                let address: IpAddr =
+                    address.parse().expect("invariant: the constant is an address");
+                let (name, netns) = if self.server_knows_pods(address.is_ipv4()) {
+                    (from.name.as_str(), &from.netns)
+                } else {
+                    (node.name(), node.netns())
+                };
+                pairs.push((name, netns, "server".to_owned(), address));
             }
         }
         pairs
@@ -247,8 +286,7 @@ impl Lab {
 
     /// Waits until one packet has passed between every pair.
     fn reach_everywhere(&self, screen: &Screen) -> anyhow::Result<bool> {
-        let reports =
-            self.each_pair(|from, address| reaches(&from.netns, address, FIRST_PACKET))?;
+        let reports = self.each_pair(|from, address| reaches(from, address, FIRST_PACKET))?;
         let missing: Vec<&String> = reports
             .iter()
             .filter(|(_, report)| report.received == 0)
@@ -267,7 +305,7 @@ impl Lab {
     /// Counts five packets between every pair.
     fn ping_everywhere(&self, screen: &Screen) -> anyhow::Result<bool> {
         let reports = self.each_pair(|from, address| {
-            ping(&from.netns, address, 5, Duration::from_millis(20), Duration::from_secs(1))
+            ping(from, address, 5, Duration::from_millis(20), Duration::from_secs(1))
         })?;
         screen.step("five pings between every pair of pods, and to the server")?;
         for (pair, report) in &reports {
@@ -281,15 +319,15 @@ impl Lab {
     /// Pings from several threads at once; in the order of the pairs.
     fn each_pair(
         &self,
-        job: impl Fn(&Pod, IpAddr) -> anyhow::Result<PingReport> + Sync,
+        job: impl Fn(&Netns, IpAddr) -> anyhow::Result<PingReport> + Sync,
     ) -> anyhow::Result<Vec<(String, PingReport)>> {
         let job = &job;
         std::thread::scope(|scope| {
             let threads: Vec<_> = self
                 .pairs()
                 .into_iter()
-                .map(|(from, to, address)| {
-                    let pair = format!("{} → {to:<6} {address:<16}", from.name);
+                .map(|(name, from, to, address)| {
+                    let pair = format!("{name} → {to:<6} {address:<16}");
                     (pair, scope.spawn(move || job(from, address)))
                 })
                 .collect();
@@ -306,17 +344,21 @@ impl Lab {
     /// Restarts the agent of node-b while packets pass, every 10 ms, and reports what was lost.
     fn restart(&mut self, screen: &Screen) -> anyhow::Result<()> {
         let [a, b, c] = &self.pods[..] else { unreachable!("invariant: three pods were built") };
-        let server = Pod {
-            name: "server".into(),
-            netns: self.server.clone(),
-            addresses: Vec::new(),
-            attached: None,
-        };
-        let streams = [(a, b), (b, a), (c, b), (b, c), (a, c), (&server, b)].map(|(from, to)| {
-            let words = format!("{} → {}", from.name, to.name);
-            PingStream::start(&from.netns, to.addresses[0], Duration::from_millis(10))
-                .map(|stream| (words, stream))
-        });
+        let mut streams = [(a, b), (b, a), (c, b), (b, c), (a, c)]
+            .map(|(from, to)| {
+                (&from.netns, format!("{} → {}", from.name, to.name), to.addresses[0])
+            })
+            .to_vec();
+        if self.server_knows_pods(true) {
+            streams.push((&b.netns, "pod-b → server".to_owned(), SERVER_V4.parse()?));
+        }
+        let streams: Vec<_> = streams
+            .into_iter()
+            .map(|(from, words, to)| {
+                let stream = PingStream::start(from, to, Duration::from_millis(10))?;
+                Ok((words, stream))
+            })
+            .collect::<anyhow::Result<_>>()?;
         screen.step("restarting routelet on node-b while pods ping every 10 ms")?;
         std::thread::sleep(Duration::from_millis(300));
         let node = &mut self.nodes[2];
@@ -325,8 +367,7 @@ impl Lab {
         node.wait_established(3, SESSIONS)?;
         screen.step("node-b is back, its sessions are established")?;
         std::thread::sleep(Duration::from_millis(500));
-        for stream in streams {
-            let (words, stream) = stream?;
+        for (words, stream) in streams {
             screen.line(&format!("{words:<16}  {}", stream.stop()))?;
         }
         Ok(())
@@ -378,65 +419,6 @@ fn pod_cidrs(number: u8) -> anyhow::Result<[IpNet; 2]> {
 
 fn default_route(netns: &Netns, gateway: IpAddr) -> anyhow::Result<()> {
     netns.add_route(everything(gateway), Via::Gateway(gateway))
-}
-
-/// The node itself, as both `node:` and an entry of `nodes:` have it.
-fn node_words(name: &str, subnet: u8, number: u8) -> String {
-    let host = 10 + number;
-    format!(
-        "{{name: {name}, addresses: [172.30.{subnet}.{host}/24, 'fd30:0:0:{subnet}::{host}/64'], \
-         podCIDRs: [10.244.{number}.0/24, 'fd44:0:0:{number}::/64']}}"
-    )
-}
-
-fn node_yaml(name: &str, subnet: u8, number: u8, repair: bool) -> String {
-    let mut others = String::new();
-    for (other, subnet, number) in NODES.iter().filter(|(other, ..)| *other != name) {
-        let _ = writeln!(others, "  - {}", node_words(other, *subnet, *number));
-    }
-    format!(
-        "node: {}
-bgp: {{asNumber: 64512, nodeToNodeMeshEnabled: true}}
-nodes:
-{others}peers:
-  - {{name: tor, peerIP: 172.30.{subnet}.1, asNumber: 65001, filters: [servers]}}
-filters:
-  - name: servers
-    importV4: [{{action: Accept, cidr: 198.51.100.0/24, matchOperator: Equal}}]
-    importV6: [{{action: Accept, cidr: '2001:db8:100::/64', matchOperator: Equal}}]
-pools:
-  - {{name: pods, cidr: 10.244.0.0/16}}
-  - {{name: pods6, cidr: 'fd44::/48'}}
-kernel: {{enabled: true, repair: {repair}}}
-",
-        node_words(name, subnet, number)
-    )
-}
-
-fn tor_yaml(repair: bool) -> String {
-    let mut peers = String::new();
-    for (name, subnet, number) in NODES {
-        let _ = writeln!(
-            peers,
-            "  - {{name: {name}, peerIP: 172.30.{subnet}.{}, asNumber: 64512}}",
-            10 + number
-        );
-    }
-    format!(
-        "node:
-  name: tor
-  addresses: [172.30.1.1/24, 172.30.2.1/24, 'fd30:0:0:1::1/64', 'fd30:0:0:2::1/64']
-  podCIDRs: [198.51.100.0/24, '2001:db8:100::/64']
-bgp: {{asNumber: 65001, nodeToNodeMeshEnabled: false}}
-peers:
-{peers}pools:
-  - {{name: pods, cidr: 10.244.0.0/16}}
-  - {{name: pods6, cidr: 'fd44::/48'}}
-  - {{name: servers, cidr: 198.51.100.0/24}}
-  - {{name: servers6, cidr: '2001:db8:100::/64'}}
-kernel: {{enabled: true, repair: {repair}}}
-"
-    )
 }
 
 fn how_to_enter() -> anyhow::Result<String> {

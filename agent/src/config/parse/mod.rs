@@ -418,11 +418,7 @@ fn prefix(text: &str) -> Scalar<IpNet> {
 }
 
 fn plugin(text: &str) -> Scalar<Plugin> {
-    let plugins = [Plugin::Ptp, Plugin::Bridge];
-    plugins
-        .into_iter()
-        .find(|plugin| plugin.to_string() == text)
-        .ok_or_else(|| format!("`{text}` is not known; `ptp` and `bridge` are"))
+    scalar::choice(text, &[("ptp", Plugin::Ptp), ("bridge", Plugin::Bridge)])
 }
 
 /// RFC 791 wants 576 octets to be accepted everywhere; a device of Linux takes up to 65535.

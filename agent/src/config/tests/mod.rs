@@ -9,6 +9,7 @@ use routelet_bgp::core::config::{Password, PeerConfig};
 use super::*;
 
 mod cases;
+mod cni;
 mod config;
 mod document;
 mod errors;

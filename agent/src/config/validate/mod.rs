@@ -17,12 +17,11 @@ use routelet_proto::{Asn, BgpIdentifier, Family};
 use self::peer::PeerBuilder;
 use super::Config;
 use super::problem::{Place, Problems};
-use super::scalar;
 use super::spec::{At, ConfigSpec, NodeSpec};
-use crate::cni::CniConfig;
 use crate::kernel::KernelConfig;
 
 mod cluster;
+mod cni;
 mod filter;
 mod firewall;
 mod peer;
@@ -76,7 +75,6 @@ pub(super) fn validate(
     let router_id = router_id(spec, &local);
     check_router_ids(router_id, &members, problems);
     check_kernel(spec, problems);
-    check_cni(spec, problems);
     let listen = listen(spec, &local, problems);
     let filters = filter::Filters::new(&spec.filters, problems);
     let mut builder = PeerBuilder::new(spec, &local, &listen, filters, problems);
@@ -98,7 +96,7 @@ pub(super) fn validate(
         .map(|&prefix| OriginatedRoute { prefix, kind: OriginatedKind::PodCidr })
         .collect();
     let cluster_id = spec.node.route_reflector_cluster_id.map_or(router_id, |at| at.value);
-    let towards = one_of_each_family(&peers);
+    let cni = cni::cni(spec, &local, &peers, problems);
     Some(Config {
         node_name: local.name.clone(),
         speaker: Arc::new(SpeakerConfig {
@@ -127,22 +125,7 @@ pub(super) fn validate(
             nexthop_objects: spec.kernel.nexthop_objects,
             memory: Some(spec.state_dir.join("kernel-routes")),
         },
-        cni: CniConfig {
-            enabled: spec.cni.enabled.is_some_and(|at| at.value),
-            conf_dir: spec.cni.conf_dir.clone(),
-            bin_dirs: spec.cni.bin_dirs.clone(),
-            plugin: spec.cni.plugin,
-            mtu: spec.cni.mtu,
-            overhead: 0,
-            pod_cidrs: pod_cidrs.clone(),
-            addresses: local
-                .v4
-                .map(IpAddr::V4)
-                .into_iter()
-                .chain(local.v6.map(IpAddr::V6))
-                .collect(),
-            towards,
-        },
+        cni,
         firewall,
         pod_cidrs,
         api_socket: spec.api_socket.clone(),
@@ -283,29 +266,6 @@ fn check_kernel(spec: &ConfigSpec, problems: &mut Problems) {
             ),
         );
     }
-}
-
-fn check_cni(spec: &ConfigSpec, problems: &mut Problems) {
-    if let Some(enabled) = spec.cni.enabled
-        && enabled.value
-        && !spec.kernel.enabled
-    {
-        problems.error(
-            enabled.place,
-            "cni.enabled",
-            "is true while kernel.enabled is false: pods would get addresses that no other node \
-             reaches; switch one of them",
-        );
-    }
-}
-
-/// A peer's address in each family there is, none that is link-local.
-fn one_of_each_family(peers: &[Arc<PeerConfig>]) -> Vec<IpAddr> {
-    let first = |ipv4: bool| {
-        let mut addresses = peers.iter().map(|peer| peer.address);
-        addresses.find(|peer| peer.is_ipv4() == ipv4 && !scalar::is_link_local(*peer))
-    };
-    [true, false].into_iter().filter_map(first).collect()
 }
 
 /// Where we listen: on the node's addresses unless told otherwise.
