@@ -22,6 +22,7 @@ use super::monitor::{Event, Monitor};
 use super::reconcile::Reconciler;
 use super::writer::{CHUNK, JOBS, Job, JobDone};
 use super::{KernelConfig, KernelLookup, KernelStatus, NextHopSink, RouteStatus, forwarding};
+use crate::nft::Pace;
 
 /// Longest a withdrawal may take before stopping anyway.
 const WITHDRAW_LONGEST: Duration = Duration::from_secs(20);
@@ -83,6 +84,7 @@ impl<S: NextHopSink> Manager<S> {
         let mut answering: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         let mut stopping: Option<Stopping> = None;
         let mut problems = Vec::new();
+        let mut settings = Pace::due_at(now());
         loop {
             let now = now();
             if answering.is_none() {
@@ -94,7 +96,15 @@ impl<S: NextHopSink> Manager<S> {
             }
             reconciler.advance(answering.is_some(), now);
             if reconciler.take_settings_changed() {
-                problems = check_forwarding(&reconciler);
+                settings.want(now);
+            }
+            if settings.due().is_some_and(|due| due <= now) {
+                let found = check_forwarding(&reconciler, &problems);
+                problems = found.problems;
+                // Only a switch that others flip back makes us wait longer.
+                if !(found.changed && settings.take(now)) {
+                    settings.skip();
+                }
             }
             // Before anything is written in a new place.
             memory.write(&reconciler.territories());
@@ -110,6 +120,9 @@ impl<S: NextHopSink> Manager<S> {
                 return Ok(());
             }
             let mut deadline = reconciler.deadline(answering.is_some());
+            if let Some(due) = settings.due() {
+                deadline = Some(deadline.map_or(due, |at| at.min(due)));
+            }
             if let Some(stop) = &stopping {
                 deadline = Some(deadline.map_or(stop.not_after, |at| at.min(stop.not_after)));
             }
@@ -260,15 +273,15 @@ fn stopped(stop: &mut Stopping, reconciler: &mut Reconciler, now: Instant) -> bo
     stop.compared && reconciler.idle()
 }
 
-fn check_forwarding(reconciler: &Reconciler) -> Vec<String> {
+fn check_forwarding(reconciler: &Reconciler, known: &[String]) -> forwarding::Outcome {
     let blackholes = &reconciler.config().blackholes;
     let ipv4 = blackholes.iter().any(|prefix| matches!(prefix, IpNet::V4(_)));
     let ipv6 = blackholes.iter().any(|prefix| matches!(prefix, IpNet::V6(_)));
-    let problems = forwarding::ensure(ipv4, ipv6, &reconciler.topology().advertised_defaults());
-    for problem in &problems {
+    let outcome = forwarding::ensure(ipv4, ipv6, &reconciler.topology().advertised_defaults());
+    for problem in outcome.problems.iter().filter(|problem| !known.contains(problem)) {
         tracing::warn!("{problem}");
     }
-    problems
+    outcome
 }
 
 async fn finish(answering: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {

@@ -247,6 +247,22 @@ impl Engine {
     }
 
     fn forward_words(&self) -> String {
+        let words = self.nf_tables_words();
+        // Its rules can be read by its own socket options only.
+        let legacy = ["ip_tables_names", "ip6_tables_names"].into_iter().any(|name| {
+            std::fs::read_to_string(format!("/proc/thread-self/net/{name}"))
+                .is_ok_and(|tables| tables.lines().any(|table| table == "filter"))
+        });
+        if legacy {
+            return format!(
+                "{words}; what the legacy iptables drop cannot be seen from here: \
+                 `iptables-legacy -S FORWARD`"
+            );
+        }
+        words
+    }
+
+    fn nf_tables_words(&self) -> String {
         if !self.accepted_in.is_empty() {
             return format!("pod traffic is accepted in {}", self.accepted_in.join(", "));
         }

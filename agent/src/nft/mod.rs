@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::pace::Pace;
 pub use self::ruleset::{Claim, FirewallConfig, ForwardAccept, Services, Tunnels};
 pub use self::table::TABLE;
 

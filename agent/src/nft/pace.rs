@@ -28,6 +28,16 @@ impl Pace {
         self.due = Some(earliest.max(now + SOON));
     }
 
+    /// Something that is due at that time, whatever was before.
+    pub(crate) fn due_at(due: Instant) -> Self {
+        Self { due: Some(due), ..Self::default() }
+    }
+
+    /// It is not wanted any more, and was not done.
+    pub(crate) fn skip(&mut self) {
+        self.due = None;
+    }
+
     /// When it is due, if it is wanted.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use routelet::lab::node::Node;
 use routelet::nft::FirewallConfig;
 use routelet_tests::harness::{self, Case};
-use routelet_tests::scene::Scene;
+use routelet_tests::scene::{Scene, pings};
 
-use super::world::{World, config, eventually, inside, nets};
+use super::world::{World, config, eventually, inside, ip, nets};
 
 pub const CASES: &[Case] = &[
     ("repair::after_a_flush", after_a_flush),
@@ -15,6 +16,8 @@ pub const CASES: &[Case] = &[
     ("repair::who_keeps_deleting", who_keeps_deleting),
     ("repair::of_others_nothing", of_others_nothing),
     ("repair::the_daemon", the_daemon),
+    ("repair::forwarding", forwarding),
+    ("repair::forwarding_under_read_only_sysctls", forwarding_under_read_only_sysctls),
 ];
 
 fn natted() -> FirewallConfig {
@@ -143,4 +146,70 @@ fn the_daemon(scene: &Scene) -> anyhow::Result<()> {
         ensure!(world.table().is_empty(), "{}", world.table());
         Ok(())
     })
+}
+
+const PLAIN: &str = "node: {name: a, addresses: [192.0.2.1/24, '2001:db8::1/64'], podCIDRs: [10.244.1.0/24, 'fd44:1::/64']}\n\
+                     bgp: {asNumber: 64512}\n";
+
+/// Somebody switches forwarding off behind our back.
+fn forwarding(scene: &Scene) -> anyhow::Result<()> {
+    let world = World::new(scene)?;
+    world.route_back()?;
+    let mut node = scene.routelet("node", &world.node, PLAIN)?;
+    node.start()?;
+    harness::eventually("the API", Duration::from_secs(30), || node.text(&["status"]))?;
+    for (key, target) in
+        [("net/ipv4/ip_forward", "192.0.2.2"), ("net/ipv6/conf/all/forwarding", "2001:db8::2")]
+    {
+        pings(&world.pod, ip(target))?;
+        world.node.sysctl(key, "0")?;
+        harness::eventually(key, Duration::from_secs(30), || {
+            ensure!(world.node.read_sysctl(key)? == "1", "still off");
+            Ok(())
+        })?;
+        pings(&world.pod, ip(target))?;
+    }
+    ensure!(node.log().contains("IPv4 forwarding was off and is on now"), "{}", node.log());
+    node.stop()?;
+    Ok(())
+}
+
+/// As in a container that is not privileged.
+fn forwarding_under_read_only_sysctls(scene: &Scene) -> anyhow::Result<()> {
+    let unshare = harness::program("unshare", "util-linux")?;
+    let world = World::new(scene)?;
+    world.route_back()?;
+    world.node.sysctl("net/ipv4/ip_forward", "0")?;
+    world.node.sysctl("net/ipv6/conf/all/forwarding", "0")?;
+    ensure!(pings(&world.pod, ip("192.0.2.2")).is_err(), "forwarding is not off");
+    let script = scene.folder().join("routelet-read-only");
+    std::fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\nexec {} -m sh -c 'mount --bind /proc/sys /proc/sys && \
+             mount -o remount,bind,ro /proc/sys && exec \"$@\"' sh {} \"$@\"\n",
+            unshare.display(),
+            harness::routelet()?.display()
+        ),
+    )?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let mut node = Node::new("a", &world.node, &script, &scene.folder().join("a"), PLAIN)?;
+    node.start()?;
+    let status =
+        harness::eventually("the API", Duration::from_secs(30), || node.json(&["status"]))?;
+    harness::eventually("IPv4 to be forwarded", Duration::from_secs(30), || {
+        pings(&world.pod, ip("192.0.2.2"))
+    })?;
+    assert_eq!(world.node.read_sysctl("net/ipv4/ip_forward")?, "0", "not read-only at all");
+    let problems = status["problems"].to_string();
+    ensure!(problems.contains("sysctl -w net.ipv6.conf.all.forwarding=1"), "{problems}");
+    ensure!(!problems.contains("IPv4 forwarding"), "{problems}");
+    // A pod that comes later.
+    let later = scene.network().host("later")?;
+    routelet::lab::network::attach_pod(&world.node, "pod1", &later, &["10.244.1.128/25".parse()?])?;
+    harness::eventually("the new link to be forwarded", Duration::from_secs(30), || {
+        pings(&later, ip("192.0.2.2"))
+    })?;
+    node.stop()?;
+    Ok(())
 }
