@@ -98,6 +98,28 @@ impl Drop for Without {
     }
 }
 
+/// Puts a module into the guest's kernel until the value is dropped.
+///
+/// # Errors
+/// [`Skip`] if it is there already, or cannot be loaded.
+pub fn with(module: &'static str) -> anyhow::Result<With> {
+    if loaded(module) || modules::is_builtin(module) {
+        return Err(Skip(format!("the guest's kernel has {module} always")).into());
+    }
+    modules::load(module).map_err(|error| Skip(format!("no module {module}: {error:#}")))?;
+    Ok(With(module))
+}
+
+/// A module that is present for a while; what it depends on stays.
+#[derive(Debug)]
+pub struct With(&'static str);
+
+impl Drop for With {
+    fn drop(&mut self) {
+        let _ = modules::unload(self.0);
+    }
+}
+
 fn loaded(module: &str) -> bool {
     Path::new("/sys/module").join(module).is_dir()
 }

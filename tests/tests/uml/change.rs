@@ -20,6 +20,11 @@ pub const CASES: &[Case] = &[
     ("change::a_stale_device_goes_and_others_stay", stale),
     ("change::a_node_is_removed", removed),
     ("change::a_kernel_without_ipip", no_ipip),
+    ("change::a_kernel_without_nf_tables", no_nf_tables),
+    ("change::a_kernel_with_half_of_nf_tables", |scene| {
+        let _half = uml::with("nf_tables")?;
+        no_nf_tables(scene)
+    }),
     ("change::loss_and_delay", loss),
 ];
 
@@ -229,6 +234,24 @@ fn no_ipip(scene: &Scene) -> anyhow::Result<()> {
     cluster.until_over(0, 1, IPIP)?;
     cluster.until_over(1, 0, IPIP)?;
     reached(&cluster.places[0].pod, cluster.pod(1))
+}
+
+/// Without the guard and NAT everything else works, and status says what is missing. This kernel's
+/// nf_tables is a module without any family of ours: the other half of what may be missing.
+fn no_nf_tables(scene: &Scene) -> anyhow::Result<()> {
+    let cluster = Cluster::start(scene, &[1, 2], "ipipMode: CrossSubnet, natOutgoing: true")?;
+    drop_pods(&cluster.fabric.tor)?;
+    cluster.until_over(0, 1, IPIP)?;
+    cluster.until_over(1, 0, IPIP)?;
+    reached(&cluster.places[0].pod, cluster.pod(1))?;
+    for words in ["the tunnel guard is unavailable", "natOutgoing is unavailable"] {
+        eventually(words, SOON, || {
+            let said = cluster.nodes[0].text(&["status"])?;
+            ensure!(said.contains(words), "{said}");
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// One packet of ten is lost on the way there and one on the way back.

@@ -10,7 +10,7 @@ use routelet_tests::harness::{Case, eventually, program};
 use routelet_tests::scene::{Place, Scene};
 use routelet_tests::uml;
 
-use crate::stage::{Capture, SOON, drop_pods, ip, reached, refused, routes, silent, whole};
+use crate::stage::{Capture, SOON, drop_pods, ip, reached, refused, routes, run, silent, whole};
 
 pub const CASES: &[Case] = &[
     ("facts::one_device_for_all_remote_nodes", one_device),
@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("facts::with_the_nodes_address_replies_leave_outside", nodes_address),
     ("facts::the_last_address_takes_routes_silently", last_address),
     ("facts::mtu_is_1480_and_does_not_follow", mtu),
+    ("facts::a_forwarding_entry_is_told_twice", told_twice),
     ("facts::a_kernel_without_the_module_refuses", no_module),
 ];
 
@@ -227,6 +228,39 @@ fn mtu(scene: &Scene) -> anyhow::Result<()> {
     ip(&one.netns, "link set eth0 mtu 1400")?;
     let shown = ip(&one.netns, &format!("link show {DEVICE}"))?;
     ensure!(shown.contains("mtu 1480"), "it follows by itself: {shown}");
+    Ok(())
+}
+
+/// Once by the device, with where it leads, and once by the core, which does not know. Newer kernels
+/// leave the second one out; nobody may take it for an entry that leads nowhere.
+fn told_twice(scene: &Scene) -> anyhow::Result<()> {
+    uml::need("vxlan")?;
+    let bridge = program("bridge", "iproute2")?;
+    let node = scene.network().host("node")?;
+    ip(&node, "link add v type vxlan id 4096 dstport 4789 local 127.0.0.1 nolearning")?;
+    ip(&node, "link set v up")?;
+    let mut monitor = Command::new(&bridge);
+    monitor.args(["monitor", "fdb"]);
+    let log = scene.folder().join("monitor.log");
+    let monitor = Process::spawn("bridge monitor", &node, &mut monitor, &log)?;
+    let fdb = |words: &str| run(&node, "bridge", &format!("fdb {words}"));
+    let lines = |mac: &str| -> Vec<String> {
+        monitor.log().lines().filter(|line| line.contains(mac)).map(str::to_owned).collect()
+    };
+    eventually("the monitor to listen", SOON, || {
+        fdb("replace 02:00:00:00:00:01 dev v dst 192.0.2.1 self permanent")?;
+        ensure!(!lines("02:00:00:00:00:01").is_empty(), "it does not");
+        Ok(())
+    })?;
+    fdb("add 02:00:00:00:00:02 dev v dst 192.0.2.2 self permanent")?;
+    fdb("add 02:00:00:00:00:03 dev v dst 192.0.2.3 self permanent")?;
+    eventually("both to be told", SOON, || {
+        ensure!(!lines("02:00:00:00:00:03").is_empty(), "{}", monitor.log());
+        Ok(())
+    })?;
+    let told = lines("02:00:00:00:00:02");
+    let leading = told.iter().filter(|line| line.contains("dst 192.0.2.2")).count();
+    ensure!((told.len(), leading) == (2, 1), "told as {told:?}");
     Ok(())
 }
 
