@@ -28,6 +28,25 @@ fn clients_of_reflectors_survive_crashes_resets_and_silence() {
 }
 
 #[test]
+fn graceful_restart_survives_crashes_resets_and_silence() {
+    for seed in 1..=5 {
+        scenario::run(Topology::full_mesh(15).with_graceful_restart(), seed, 12).unwrap();
+        scenario::run(Topology::reflected(2, 30).with_graceful_restart(), seed, 12).unwrap();
+    }
+}
+
+#[test]
+fn a_rolling_restart_takes_no_route_out_of_any_kernel() {
+    for seed in 1..=5 {
+        scenario::rolling_restart(Topology::full_mesh(15).with_graceful_restart(), seed).unwrap();
+        scenario::rolling_restart(Topology::reflected(2, 20).with_graceful_restart(), seed)
+            .unwrap();
+    }
+    // Without it they do, so that the run can tell.
+    scenario::rolling_restart(Topology::full_mesh(5), 1).unwrap_err();
+}
+
+#[test]
 fn everybody_forgets_a_node_that_dies() {
     scenario::node_dies(Topology::full_mesh(20), 1, 7).unwrap();
     scenario::node_dies(Topology::reflected(2, 40), 1, 17).unwrap();

@@ -1,6 +1,6 @@
 //! One simulated node: a speaker, its sessions, and the forwarding its kernel would have.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,10 +25,14 @@ pub(super) struct Node {
     pub(super) generation: u32,
     pub(super) alive: bool,
     pub(super) speaker: Speaker,
+    /// What its OPENs say of it.
+    local: Option<Arc<LocalSpeaker>>,
     pub(super) sessions: HashMap<PeerId, Slot, FixedState>,
     pub(super) by_address: HashMap<IpAddr, PeerId, FixedState>,
     /// What its kernel has. Outlives the process.
     pub(super) forwarding: HashMap<IpNet, NextHopSet, FixedState>,
+    /// What this life has asked for, until its first sync; the rest is stale then.
+    pub(super) adopted: HashSet<IpNet, FixedState>,
     pub(super) synced: bool,
     /// A flush is in the queue.
     pub(super) flush_due: bool,
@@ -53,9 +57,11 @@ impl Node {
             generation: 0,
             alive: false,
             speaker: Speaker::new(now),
+            local: None,
             sessions: HashMap::default(),
             by_address: HashMap::default(),
             forwarding: HashMap::default(),
+            adopted: HashSet::default(),
             synced: false,
             flush_due: false,
             speaker_timer: None,
@@ -66,7 +72,10 @@ impl Node {
     pub(super) fn start(&mut self, now: Instant, seed: u64) -> Vec<PeerId> {
         self.alive = true;
         self.generation += 1;
-        self.speaker = Speaker::new(now);
+        // A former life has left the kernel as it was; there are no reboots here.
+        let restarted = self.generation > 1;
+        self.speaker = if restarted { Speaker::restarted(now) } else { Speaker::new(now) };
+        self.adopted = HashSet::default();
         self.sessions = HashMap::default();
         self.by_address = HashMap::default();
         self.synced = false;
@@ -75,9 +84,10 @@ impl Node {
         let local = Arc::new(LocalSpeaker {
             router_id: self.spec.config.router_id,
             host_name: String::new(),
-            restarted: false,
-            forwarding: FamilySet::EMPTY,
+            restarted,
+            forwarding: if restarted { FamilySet::ALL } else { FamilySet::EMPTY },
         });
+        self.local = Some(local.clone());
         let actions = self.speaker.apply_config(now, self.spec.config.clone());
         let mut started = Vec::with_capacity(actions.len());
         for action in actions {
@@ -105,6 +115,22 @@ impl Node {
         self.by_address.insert(peer_address, peer);
         let slot = Slot { session, peer_address, wires: Vec::new(), current: None, timer: None };
         self.sessions.insert(peer, slot);
+    }
+
+    /// The first sync: what nobody has asked for again goes, and the restart is over. Says how many
+    /// routes went.
+    pub(super) fn first_sync(&mut self) -> usize {
+        self.synced = true;
+        let before = self.forwarding.len();
+        let adopted = std::mem::take(&mut self.adopted);
+        self.forwarding.retain(|prefix, _| adopted.contains(prefix));
+        if let Some(local) = self.local.take() {
+            let settled = Arc::new(local.settled());
+            for slot in self.sessions.values_mut() {
+                slot.session.update_local(settled.clone());
+            }
+        }
+        before - self.forwarding.len()
     }
 
     /// Every next hop is on link, as in one subnet.

@@ -101,6 +101,34 @@ fn converge(world: &mut World, limit: Duration) -> anyhow::Result<Duration> {
     }
 }
 
+/// Every speaker is killed and started again, one after the other and some together, as a hasty rolling
+/// update does it. With graceful restart nobody takes a single route out of its kernel.
+///
+/// # Errors
+/// What does not hold, with topology and seed.
+pub fn rolling_restart(topology: Topology, seed: u64) -> anyhow::Result<()> {
+    let name = format!("{}, rolling restart, seed {seed}", topology.name);
+    let count = topology.speakers.len();
+    #[allow(clippy::disallowed_methods)] // See `run_named`.
+    let mut world = World::new(topology, QUALITY, seed, Instant::now());
+    world.start_all(START);
+    converge(&mut world, START + Duration::from_secs(60)).context(name.clone())?;
+    let before = world.statistics();
+    let mut random = Random::new(seed ^ 0x5e57);
+    // Further apart than sessions take to come up again, closer than some are away.
+    let step = Duration::from_secs(8);
+    for index in 0..count {
+        let after = step * u32::try_from(index).expect("few speakers");
+        let away = random.between(Duration::from_millis(100), Duration::from_secs(20));
+        world.schedule(after, Fault::Crash(index));
+        world.schedule(after + away, Fault::Restart(index));
+    }
+    world.run(step * u32::try_from(count).expect("few speakers") + Duration::from_secs(330));
+    let removed = world.statistics().removed - before.removed;
+    ensure!(removed == 0, "{name}: {removed} routes were taken out of a kernel");
+    world.check().and_then(|()| world.check_sessions()).context(name)
+}
+
 /// A node dies for good: everybody forgets its prefix, and only its prefix.
 ///
 /// # Errors

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use routelet_bgp::core::config::{
-    NextHopMode, OriginatedKind, OriginatedRoute, PeerConfig, PeerKind, SpeakerConfig,
+    GracefulRestartConfig, NextHopMode, OriginatedKind, OriginatedRoute, PeerConfig, PeerKind,
+    SpeakerConfig,
 };
 use routelet_bgp::core::policy::{ClusterPrefixes, PolicyRules};
 use routelet_proto::{Asn, BgpIdentifier, Family, FamilySet, HoldTime};
@@ -64,6 +65,20 @@ impl Topology {
             })
             .collect();
         Self { name: format!("{clients} clients of {reflectors} reflectors"), speakers }
+    }
+
+    /// The same, with graceful restart between all of them; NOTIFICATIONs are survived too.
+    #[must_use]
+    pub fn with_graceful_restart(mut self) -> Self {
+        self.name.push_str(", graceful restart");
+        for speaker in &mut self.speakers {
+            let config = Arc::make_mut(&mut speaker.config);
+            for peer in &mut config.peers {
+                Arc::make_mut(peer).graceful_restart =
+                    Some(GracefulRestartConfig { restart_time: 120, notification: true });
+            }
+        }
+        self
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Statistics {
     pub established: u64,
     /// Times one left it.
     pub lost: u64,
+    /// Routes that a node took out of its kernel.
+    pub removed: u64,
 }
 
 /// Names a wire; never used again.
@@ -236,6 +238,8 @@ impl World {
                 let (now, index) = (self.now, node as usize);
                 if let Some(slot) = self.slot(index, generation, peer) {
                     slot.session.handle_closed(now, id, "connection refused".to_owned());
+                    // The process is away, the host is not.
+                    self.nodes[index].speaker.handle_peer_reached(now, peer);
                     self.pump(index, peer);
                 }
             }
@@ -323,9 +327,16 @@ impl World {
             let node = &mut self.nodes[index];
             match output {
                 Output::RouteChanged(change) if change.next_hops.is_empty() => {
-                    node.forwarding.remove(&change.prefix);
+                    // What stems from a former life is removed at the first sync at the earliest.
+                    node.adopted.remove(&change.prefix);
+                    if node.synced && node.forwarding.remove(&change.prefix).is_some() {
+                        self.statistics.removed += 1;
+                    }
                 }
                 Output::RouteChanged(change) => {
+                    if !node.synced {
+                        node.adopted.insert(change.prefix);
+                    }
                     node.forwarding.insert(change.prefix, change.next_hops);
                 }
                 Output::TrackNextHop(next_hop) => {
@@ -339,7 +350,7 @@ impl World {
                     }
                 }
                 Output::FamilyDisabled(_, family, why) => panic!("{family} disabled: {why}"),
-                Output::FirstSync => node.synced = true,
+                Output::FirstSync => self.statistics.removed += node.first_sync() as u64,
             }
         }
         let node = &mut self.nodes[index];
