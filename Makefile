@@ -15,7 +15,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help build release static check fmt test bench bench-field resilience fuzz demo packages install clean
+.PHONY: help build release static check fmt test bench bench-field resilience fuzz manifests demo packages install clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -66,6 +66,12 @@ fuzz: ## run each fuzz target for SECONDS=600 (needs a nightly toolchain and car
 	@for target in proto/fuzz/fuzz_targets/*.rs; do \
 	  name=$$(basename $$target .rs); echo "fuzz $$name"; \
 	  $(CARGO) +nightly fuzz run --fuzz-dir proto/fuzz $$name -- -max_total_time=$(SECONDS) || exit 1; done
+
+manifests: ## put deploy/routelet.yaml together from its parts, the definitions included
+	$(CARGO) run -q -p routelet -- crds > deploy/crds.yaml
+	@{ echo '# Made by `make manifests` from the other files in this folder: edit those.'; \
+	  for part in $$(sed -n 's/^- //p' deploy/kustomization.yaml); do echo '---'; cat deploy/$$part; done; \
+	} | awk '!(/^---$$/ && last == "---") {print} {last = $$0}' > deploy/routelet.yaml
 
 demo: ## three nodes, a ToR and a server in network namespaces: sessions, routes, pings
 	$(CARGO) build -p routelet

@@ -324,7 +324,8 @@ fn the_daemon_set_fits_the_agent() {
         .collect();
     let socket = Path::new(routelet::api::DEFAULT_SOCKET).parent().and_then(Path::to_str);
     let used: BTreeSet<&str> =
-        [source::STATE_DIR, socket.expect("a directory"), routelet::cni::CONF_DIR].into();
+        ["/proc/sys/net", source::STATE_DIR, socket.expect("a directory"), routelet::cni::CONF_DIR]
+            .into();
     assert_eq!(paths, used);
     for mount in container["volumeMounts"].as_array().expect("mounts") {
         let volume = pod["volumes"]
@@ -332,16 +333,54 @@ fn the_daemon_set_fits_the_agent() {
             .expect("volumes")
             .iter()
             .find(|volume| volume["name"] == mount["name"]);
-        assert_eq!(volume.expect("its volume")["hostPath"]["path"], mount["mountPath"]);
+        let path = &volume.expect("its volume")["hostPath"]["path"];
+        if path == "/proc/sys/net" {
+            assert_eq!(mount["mountPath"], routelet::kernel::MOUNTED_SYSCTLS);
+        } else {
+            assert_eq!(&mount["mountPath"], path);
+        }
     }
+    assert_eq!(
+        container["volumeMounts"].as_array().map(Vec::len),
+        pod["volumes"].as_array().map(Vec::len),
+        "a volume that is not mounted, or mounted twice"
+    );
+    for (key, wanted) in [("hostNetwork", json!(true)), ("hostPID", json!(null))] {
+        assert_eq!(pod[key], wanted, "{key}");
+    }
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
+    assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], 1);
+    // The image is the one that this version is built into.
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(container["image"], format!("routelet:{version}"));
     let account = &deploy("rbac.yaml")[0];
     assert_eq!(account["metadata"]["name"], pod["serviceAccountName"]);
     assert_eq!(account["metadata"]["namespace"], set["metadata"]["namespace"]);
 }
 
+/// deploy/routelet.yaml is for those who have nothing but a URL; the parts are what is edited.
+#[test]
+fn the_one_file_is_the_sum_of_the_parts() {
+    let kustomization = &deploy("kustomization.yaml")[0];
+    let parts = kustomization["resources"].as_array().expect("resources");
+    let sum: Vec<Value> =
+        parts.iter().flat_map(|part| deploy(part.as_str().expect("a file"))).collect();
+    let one = deploy("routelet.yaml");
+    assert!(one.len() > 10);
+    assert!(one == sum, "deploy/routelet.yaml is old: run `make manifests`");
+}
+
 #[tokio::test]
 async fn the_examples_are_accepted() {
-    for file in ["mesh.yaml", "tor-per-rack.yaml", "dual-tor-ecmp.yaml", "reflectors.yaml"] {
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "deploy", "examples"].iter().collect();
+    let files = std::fs::read_dir(folder).expect("the examples");
+    let mut files: Vec<String> =
+        files.map(|file| file.expect("a file").file_name().display().to_string()).collect();
+    files.sort();
+    assert!(files.len() >= 4, "{files:?}");
+    for file in &files {
         let api = cluster().await;
         api.put(
             "secrets",

@@ -27,7 +27,11 @@ pub(super) struct Outcome {
 /// Sees to it that the families in use are forwarded. `advertised_defaults`: interfaces with an
 /// IPv6 default route from router advertisements.
 pub(super) fn ensure(ipv4: bool, ipv6: bool, advertised_defaults: &[String]) -> Outcome {
-    ensure_under(Path::new("/proc/sys/net"), ipv4, ipv6, advertised_defaults, forward_link)
+    // A container sees its own /proc/sys read-only; the DaemonSet mounts the host's beside it. Both
+    // are about the network namespace of the process that looks.
+    let mounted = Path::new(super::MOUNTED_SYSCTLS);
+    let root = if mounted.is_dir() { mounted } else { Path::new("/proc/sys/net") };
+    ensure_under(root, ipv4, ipv6, advertised_defaults, forward_link)
 }
 
 fn ensure_under(

@@ -61,6 +61,9 @@ use self::socket::RequestSocket;
 pub(crate) use self::socket::raise_receive_buffer;
 use self::writer::Territory;
 
+/// Where a container finds the host's `/proc/sys/net`, writable; its own is not.
+pub const MOUNTED_SYSCTLS: &str = "/host/proc/sys/net";
+
 /// What the kernel side is told to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KernelConfig {

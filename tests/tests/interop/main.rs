@@ -11,10 +11,18 @@ mod message;
 mod setup;
 mod tor;
 mod transit;
+mod versions;
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> =
-        [field::CASES, tor::CASES, mesh::CASES, transit::CASES, four::CASES, message::CASES]
-            .concat();
+    let cases: Vec<Case> = [
+        field::CASES,
+        tor::CASES,
+        mesh::CASES,
+        transit::CASES,
+        four::CASES,
+        message::CASES,
+        versions::CASES,
+    ]
+    .concat();
     harness::main(&cases)
 }
