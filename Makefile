@@ -15,7 +15,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help build release static check fmt test bench bench-field resilience fuzz manifests demo packages install clean
+.PHONY: help build release static check fmt test bench bench-field bench-kernel resilience fuzz manifests demo packages install clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -61,6 +61,11 @@ bench-field: ## measure against BIRD and FRR (root, minutes); WRITE=1 puts the t
 resilience: ## packets lost while a node's daemon stops, crashes or freezes, beside BIRD and FRR (root, 25 minutes); R="--short" is quicker, WRITE=1 writes docs/resilience.md
 	$(CARGO) build -p routelet -p routelet-tests --bins
 	$(TARGET)/debug/routelet-resilience $(if $(WRITE),--write docs/resilience.md) $(R)
+
+bench-kernel: ## routes into the kernel, and back after a loss, beside BIRD 2 (root, minutes)
+	$(CARGO) build --release -p routelet -p routelet-tests --bins
+	$(TARGET)/release/routelet-load fib $(B)
+	$(TARGET)/release/routelet-load repair $(B)
 
 fuzz: ## run each fuzz target for SECONDS=600 (needs a nightly toolchain and cargo-fuzz)
 	@for target in proto/fuzz/fuzz_targets/*.rs; do \

@@ -1,10 +1,12 @@
-//! How fast routes get into the kernel, move, come back and leave: `cargo bench -p routelet --bench
-//! kernel`. Needs root or user namespaces; compare figures of one run only.
+//! How fast routes get into the kernel, move, come back and leave, with nexthop objects and as plain
+//! routes: `cargo bench -p routelet --bench kernel`. Needs root or user namespaces; compare figures of
+//! one run only.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures with the clock")]
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -15,7 +17,9 @@ use routelet::kernel::{
 };
 use routelet::lab::netns::{Netns, Via};
 use routelet::lab::sandbox;
-use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopAnswer, RouteChange};
+use routelet_bgp::core::forwarding::{
+    ForwardingNextHop, NextHopAnswer, NextHopSet, NextHopState, RouteChange,
+};
 use routelet_bgp::io::RouteQueue;
 use rtnetlink::RouteMessageBuilder;
 
@@ -40,14 +44,39 @@ fn main() -> anyhow::Result<()> {
     node.add_route(far, Via::Gateway("10.0.0.2".parse()?))?;
     node.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(measure(&node, far))
+        for round in 1..=2 {
+            for objects in [NexthopObjects::Never, NexthopObjects::Auto] {
+                println!("kernel: round {round}, nexthopObjects: {objects}");
+                runtime.block_on(measure(&node, &peer, far, objects))?;
+            }
+        }
+        Ok(())
     })
 }
 
-struct Nobody;
+/// Stands in for the speaker: it takes all routes back while their next hop is unreachable.
+#[derive(Clone)]
+struct Speaker {
+    queue: Arc<RouteQueue>,
+    acts: Arc<AtomicBool>,
+}
 
-impl NextHopSink for Nobody {
-    async fn answer(&self, _answers: Vec<NextHopAnswer>) {}
+impl NextHopSink for Speaker {
+    async fn answer(&self, answers: Vec<NextHopAnswer>) {
+        if !self.acts.load(Relaxed) {
+            return;
+        }
+        for NextHopAnswer { next_hop, state } in answers {
+            let reachable = matches!(state, NextHopState::Reachable { .. });
+            let next_hops: NextHopSet = reachable.then_some(next_hop).into_iter().collect();
+            let decided = Instant::now();
+            self.queue.update(|pending| {
+                pending.changes.extend((0..ROUTES).map(route).map(|prefix| {
+                    (prefix, RouteChange { prefix, next_hops: next_hops.clone(), decided })
+                }));
+            });
+        }
+    }
 }
 
 struct Bench {
@@ -55,7 +84,12 @@ struct Bench {
     queue: Arc<RouteQueue>,
 }
 
-async fn measure(node: &Netns, far: IpNet) -> anyhow::Result<()> {
+async fn measure(
+    node: &Netns,
+    peer: &Netns,
+    far: IpNet,
+    nexthop_objects: NexthopObjects,
+) -> anyhow::Result<()> {
     let config = KernelConfig {
         enabled: true,
         table: 254,
@@ -64,12 +98,15 @@ async fn measure(node: &Netns, far: IpNet) -> anyhow::Result<()> {
         blackhole_metric: 65000,
         blackholes: Vec::new(),
         repair: true,
-        nexthop_objects: NexthopObjects::Auto,
+        nexthop_objects,
         memory: None,
     };
     let queue = Arc::new(RouteQueue::default());
-    let start =
-        || KernelHandle::start_with(config.clone(), queue.clone(), Nobody, Tuning::default());
+    let acts = Arc::new(AtomicBool::new(false));
+    let speaker = Speaker { queue: queue.clone(), acts: acts.clone() };
+    let start = || {
+        KernelHandle::start_with(config.clone(), queue.clone(), speaker.clone(), Tuning::default())
+    };
     let bench = Bench { handle: start().await?, queue: queue.clone() };
     bench.all_to("installed", Some("192.0.2.7")).await?;
     queue.update(|pending| pending.first_sync = true);
@@ -111,6 +148,10 @@ async fn measure(node: &Netns, far: IpNet) -> anyhow::Result<()> {
     }
     report("back after their link went down and up", ROUTES, before.elapsed());
 
+    acts.store(true, Relaxed);
+    carrier(&bench, peer).await?;
+    acts.store(false, Relaxed);
+
     bench.handle.stop(false).await;
     let before = Instant::now();
     let bench = Bench { handle: start().await?, queue: queue.clone() };
@@ -119,10 +160,57 @@ async fn measure(node: &Netns, far: IpNet) -> anyhow::Result<()> {
     let before = Instant::now();
     bench.handle.stop(true).await;
     report("withdrawn at stop", ROUTES, before.elapsed());
+    node.delete_routes(far)?;
+    node.add_route(far, Via::Gateway("10.0.0.2".parse()?))?;
+    Ok(())
+}
+
+/// The carrier goes for a while and comes back; the time runs from its return until all routes are
+/// there. The speaker withdraws what it cannot reach, as it does in the daemon.
+async fn carrier(bench: &Bench, peer: &Netns) -> anyhow::Result<()> {
+    bench.queue.update(|pending| {
+        let address = "192.0.2.7".parse().expect("an address");
+        pending.tracking.insert(ForwardingNextHop { address, interface: 0 }, true);
+    });
+    for (words, away) in [("a long", 2000), ("a short", 100)] {
+        bench.until_installed(ROUTES as usize).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        peer.set_link("peer1", false)?;
+        // The kernel itself notices up to a second later.
+        let gone = Instant::now();
+        while bench.handle.status().await.installed == ROUTES as usize {
+            anyhow::ensure!(gone.elapsed() < Duration::from_secs(5), "the carrier stays");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(away)).await;
+        peer.set_link("peer1", true)?;
+        let back = Instant::now();
+        bench.until_installed(ROUTES as usize).await?;
+        // What was withdrawn before the carrier came back is not seen as missing by the status.
+        loop {
+            let last = bench.handle.route_status(vec![route(0), route(ROUTES - 1)]).await;
+            if last.iter().all(|status| *status == Some(RouteStatus::Installed))
+                && bench.handle.status().await.installed == ROUTES as usize
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        report(&format!("back after {words} loss of the carrier"), ROUTES, back.elapsed());
+    }
     Ok(())
 }
 
 impl Bench {
+    async fn until_installed(&self, count: usize) -> anyhow::Result<()> {
+        let before = Instant::now();
+        while self.handle.status().await.installed != count {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            anyhow::ensure!(before.elapsed() < Duration::from_secs(20), "not all are installed");
+        }
+        Ok(())
+    }
+
     /// Wants all routes through a next hop, then one more: when that is in, all are.
     async fn all_to(&self, what: &str, via: Option<&str>) -> anyhow::Result<()> {
         let next_hops = via.iter().map(|via| via.parse()).collect::<Result<Vec<_>, _>>()?;

@@ -189,6 +189,8 @@ impl NextHopSink for SpeakerHandle {
 pub struct Tuning {
     /// Receive buffer of the monitor, octets.
     pub monitor_buffer: usize,
+    /// Receive buffer for the answers to the writer, octets.
+    pub answer_buffer: usize,
     /// How long the speaker has, after an answer about a next hop, to send the routes that follow
     /// from it, before stale routes may go.
     pub settle: Duration,
@@ -200,6 +202,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             monitor_buffer: monitor::RECEIVE_BUFFER,
+            answer_buffer: socket::RECEIVE_BUFFER,
             settle: Duration::from_millis(250),
             audit: Duration::from_secs(300),
         }
@@ -246,7 +249,8 @@ impl KernelHandle {
         if let Some(problem) = config.problem() {
             bail!("{problem}");
         }
-        let mut socket = RequestSocket::open().context("cannot open a netlink socket")?;
+        let mut socket = RequestSocket::open_with(tuning.answer_buffer)
+            .context("cannot open a netlink socket")?;
         let territory = Territory { table: config.table, protocol: config.protocol };
         writer::check_permission(&mut socket, territory).context("cannot change routes")?;
         // Before the first dump, so that no change falls between the two.

@@ -23,7 +23,7 @@ use super::route::{self, Address, KernelRoute, Link, RouteFilter};
 use super::wire::{self, KernelError};
 
 /// Octets of answers that may wait; a batch in which every message fails copies all of them back.
-const RECEIVE_BUFFER: usize = 4 << 20;
+pub(super) const RECEIVE_BUFFER: usize = 4 << 20;
 /// Longest the kernel may take over one answer. It works inside `send`, so this is never reached
 /// unless answers were lost.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,12 +62,21 @@ pub(super) struct RequestSocket {
 impl RequestSocket {
     /// Opens it in the network namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
+        Self::open_with(RECEIVE_BUFFER)
+    }
+
+    /// The same with another receive buffer, octets; smaller only in tests.
+    pub(super) fn open_with(buffer: usize) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;
         socket.set_netlink_get_strict_chk(true)?;
-        raise_receive_buffer(&socket, RECEIVE_BUFFER);
+        if buffer >= RECEIVE_BUFFER {
+            raise_receive_buffer(&socket, buffer);
+        } else {
+            setsockopt(&socket.as_fd(), RcvBuf, &buffer)?;
+        }
         let timeout = TimeVal::milliseconds(i64::try_from(TIMEOUT.as_millis()).unwrap_or(5000));
         setsockopt(&socket.as_fd(), ReceiveTimeout, &timeout)?;
         let (out, read) = (Vec::with_capacity(READ_SIZE), Vec::with_capacity(READ_SIZE));

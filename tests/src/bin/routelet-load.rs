@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use routelet_tests::load::dut::{self, Kind, PREFIX_LEN, TARGET};
+use routelet_tests::load::dut::{self, Fib, Kind, PREFIX_LEN, TARGET};
 use routelet_tests::load::report::Field;
 use routelet_tests::load::scenario::{self, Figures, RunConfig, Scenario};
-use routelet_tests::load::{copier, core, sys};
+use routelet_tests::load::{copier, core, fib, repair, sys};
 
 /// Drives BGP daemons with many prefixes and many sessions, and measures them from outside.
 #[derive(Parser)]
@@ -62,6 +62,36 @@ enum Action {
         #[arg(long, default_value_t = 1)]
         rounds: usize,
     },
+    /// From the first octet until 100,000 routes are in the kernel, BIRD 2 and routelet taking turns;
+    /// prints a table of medians.
+    Fib {
+        /// Runs of each.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        #[command(flatten)]
+        common: Common,
+        /// One run of this daemon only, figures as JSON.
+        #[arg(long)]
+        dut: Option<Kind>,
+        /// How routes are written, with `--dut`.
+        #[arg(long, default_value = "default")]
+        how: Fib,
+    },
+    /// After what time routes are back that somebody or a link has taken away, BIRD 2 and routelet
+    /// taking turns; prints a table of medians.
+    Repair {
+        /// Runs of each.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        #[command(flatten)]
+        common: Common,
+        /// One run of this daemon only, figures as JSON.
+        #[arg(long)]
+        dut: Option<Kind>,
+        /// How routes are written, with `--dut`.
+        #[arg(long, default_value = "default")]
+        how: Fib,
+    },
     /// Relays octets between sessions without reading them.
     Copier,
 }
@@ -101,6 +131,12 @@ fn act(action: Action) -> Result<()> {
             }
             Ok(())
         }
+        Action::Fib { common, dut: Some(dut), how, .. } => fib_once(dut, how, &common),
+        Action::Fib { runs, common, .. } => taking_turns("fib", &FIB_COLUMNS, runs, &common),
+        Action::Repair { common, dut: Some(dut), how, .. } => repair_once(dut, how, &common),
+        Action::Repair { runs, common, .. } => {
+            taking_turns("repair", &REPAIR_COLUMNS, runs, &common)
+        }
         Action::Measure { dut, scenario, common, rounds } => measure(dut, scenario, common, rounds),
         Action::Field { dut, scenario, runs, write, common } => {
             field(dut, scenario, runs, write.as_deref(), &common)
@@ -108,11 +144,89 @@ fn act(action: Action) -> Result<()> {
     }
 }
 
-fn measure(kind: Kind, scenario: Scenario, common: Common, rounds: usize) -> Result<()> {
+fn fib_once(kind: Kind, how: Fib, common: &Common) -> Result<()> {
     ensure!(common.scale > 0.0 && common.scale <= 1.0, "--scale must be above 0 and at most 1");
+    enter_namespace()?;
+    let routes = ((100_000.0 * common.scale) as usize).max(10).next_multiple_of(5);
+    let limit = Duration::from_secs(common.limit);
+    let figures = fib::run(kind, how, routes, common.routelet.as_deref(), limit)?;
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+fn repair_once(kind: Kind, how: Fib, common: &Common) -> Result<()> {
+    enter_namespace()?;
+    let limit = Duration::from_secs(common.limit);
+    let figures = repair::run(kind, how, common.routelet.as_deref(), limit)?;
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+const FIB_COLUMNS: [(&str, &str); 5] = [
+    ("install s", "install_s"),
+    ("CPU s", "install_cpu_s"),
+    ("remove s", "remove_s"),
+    ("CPU s", "remove_cpu_s"),
+    ("install again s", "again_s"),
+];
+
+const REPAIR_COLUMNS: [(&str, &str); 4] = [
+    ("one deleted by hand ms", "deleted_ms"),
+    ("1000 flushed ms", "flushed_ms"),
+    ("link up again ms", "link_ms"),
+    ("carrier back ms", "carrier_ms"),
+];
+
+fn taking_turns(what: &str, columns: &[(&str, &str)], runs: usize, common: &Common) -> Result<()> {
+    let rows = [
+        ("BIRD 2", Kind::Bird, "default"),
+        ("routelet", Kind::Routelet, "default"),
+        ("routelet, plain routes", Kind::Routelet, "plain"),
+    ];
+    let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); rows.len()];
+    for run in 1..=runs {
+        for ((name, kind, how), row) in rows.iter().zip(&mut figures) {
+            if !dut::available(*kind, common.routelet.as_deref()) {
+                continue;
+            }
+            eprintln!("run {run} of {runs}: {name}");
+            let mut command = Command::new(std::env::current_exe()?);
+            command.args([what, "--dut", kind.word(), "--how", how]);
+            row.push(figures_of(command, common).with_context(|| (*name).to_owned())?);
+        }
+    }
+    println!("{}\n", conditions(&[Kind::Routelet, Kind::Bird], runs, common)?);
+    let heads: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
+    println!("| | {} |\n|---{}|", heads.join(" | "), "|---".repeat(columns.len()));
+    let median = |row: &[Figures], column: &str| {
+        let mut values: Vec<f64> = row.iter().filter_map(|run| run.get(column).copied()).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    for (number, ((name, ..), row)) in rows.iter().zip(&figures).enumerate() {
+        let cell =
+            |(_, column): &(&str, &str)| match (median(row, column), median(&figures[0], column)) {
+                (Some(value), Some(first)) if number > 0 && first > 0.0 => {
+                    format!("{value:.3} ({:.2}×)", value / first)
+                }
+                (Some(value), _) => format!("{value:.3}"),
+                (None, _) => "–".to_owned(),
+            };
+        let cells: Vec<String> = columns.iter().map(cell).collect();
+        println!("| {name} | {} |", cells.join(" | "));
+    }
+    Ok(())
+}
+
+fn enter_namespace() -> Result<()> {
     sys::enter_new_network_namespace().context("a new network namespace (needs root)")?;
     ip(&["link", "set", "lo", "up"])?;
-    ip(&["address", "add", &format!("{}/{PREFIX_LEN}", TARGET.ip()), "dev", "lo"])?;
+    ip(&["address", "add", &format!("{}/{PREFIX_LEN}", TARGET.ip()), "dev", "lo"])
+}
+
+fn measure(kind: Kind, scenario: Scenario, common: Common, rounds: usize) -> Result<()> {
+    ensure!(common.scale > 0.0 && common.scale <= 1.0, "--scale must be above 0 and at most 1");
+    enter_namespace()?;
     let figures = scenario::run(RunConfig {
         kind,
         scenario,
@@ -171,6 +285,10 @@ fn field(
 fn measure_apart(kind: Kind, scenario: Scenario, common: &Common) -> Result<Figures> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("measure").args(["--dut", kind.word(), "--scenario", &scenario.word()]);
+    figures_of(command, common)
+}
+
+fn figures_of(mut command: Command, common: &Common) -> Result<Figures> {
     command.arg("--scale").arg(common.scale.to_string());
     command.arg("--limit").arg(common.limit.to_string());
     if let Some(path) = &common.routelet {

@@ -80,7 +80,10 @@ struct Core {
 impl Core {
     fn new(plans: &[PeerPlan]) -> Result<Core> {
         let peers = plans.iter().map(|plan| (plan.speaker.address, plan.speaker.asn)).collect();
-        let text = dut::routelet_config(Path::new("/nowhere"), &Topology { asn: DUT_ASN, peers });
+        let text = dut::routelet_config(
+            Path::new("/nowhere"),
+            &Topology { asn: DUT_ASN, peers, fib: None },
+        );
         let config = routelet::config::load_text(Path::new("load.yaml"), &text)
             .map_err(|error| anyhow::anyhow!("{error}"))?
             .config;

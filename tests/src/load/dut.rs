@@ -73,6 +73,17 @@ pub struct Topology {
     pub asn: u32,
     /// Address and AS number of each peer. A peer of the same AS is a reflector client.
     pub peers: Vec<(Ipv4Addr, u32)>,
+    /// `None`: no kernel routes.
+    pub fib: Option<Fib>,
+}
+
+/// How routes are written to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fib {
+    /// As the daemon does unless told otherwise.
+    Default,
+    /// routelet without nexthop objects.
+    Plain,
 }
 
 /// A running device under test.
@@ -243,6 +254,11 @@ fn routelet_path(routelet: Option<&Path>) -> PathBuf {
 pub fn routelet_config(dir: &Path, topology: &Topology) -> String {
     let address = TARGET.ip();
     let accept = "[{action: Accept}]";
+    let kernel = match topology.fib {
+        None => "{enabled: false}",
+        Some(Fib::Default) => "{enabled: true}",
+        Some(Fib::Plain) => "{enabled: true, nexthopObjects: Never}",
+    };
     let mut text = format!(
         "node: {{name: dut, addresses: [{address}/{PREFIX_LEN}], routerID: {address}, \
          routeReflectorClusterID: {address}}}\n\
@@ -250,7 +266,7 @@ pub fn routelet_config(dir: &Path, topology: &Topology) -> String {
          nodeToNodeMeshEnabled: false}}\n\
          filters:\n  - {{name: all, importV4: {accept}, exportV4: {accept}, importV6: {accept}, \
          exportV6: {accept}}}\n\
-         kernel: {{enabled: false}}\n\
+         kernel: {kernel}\n\
          api: {{socket: {dir}/routelet.sock}}\n\
          stateDir: {dir}/state\npeers:\n",
         topology.asn,
@@ -280,11 +296,18 @@ fn routelet_command(dir: &Path, topology: &Topology, path: Option<&Path>) -> Res
 fn bird_command(dir: &Path, topology: &Topology) -> Result<Command> {
     let mut text = format!(
         "router id {address};\nprotocol device {{}}\n\
-         template bgp load {{\n  local {address} port {port} as {asn};\n  direct;\n  passive on;\n  \
+         {kernel}template bgp load {{\n  local {address} port {port} as {asn};\n  {direct}passive on;\n  \
          rr cluster id {address};\n  ipv4 {{ import all; export all; }};\n}}\n",
         address = TARGET.ip(),
         port = TARGET.port(),
         asn = topology.asn,
+        kernel = match topology.fib {
+            None => "",
+            Some(_) =>
+                "protocol direct {}\nprotocol kernel { ipv4 { import none; export all; }; }\n",
+        },
+        // Next hops of third parties are looked up only without it.
+        direct = if topology.fib.is_none() { "direct;\n  " } else { "" },
     );
     for (number, (peer, asn)) in topology.peers.iter().enumerate() {
         let client = if *asn == topology.asn { " rr client;" } else { "" };

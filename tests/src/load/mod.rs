@@ -14,6 +14,7 @@
 //! - `engine`: sessions, tables of the receivers, exact completion.
 //! - `dut`: configurations, processes, CPU and memory.
 //! - `copier`: the ceiling.
+//! - `fib`: from the first octet into the kernel's table; `repair`: what happens to it there.
 //! - `core`: routelet's codec and speaker alone, in this process: what sockets and threads add.
 //! - `scenario`: what is announced and what is measured.
 //! - `report`: many runs, medians, ratios, tables.
@@ -23,6 +24,8 @@ pub mod copier;
 pub mod core;
 pub mod dut;
 pub mod engine;
+pub mod fib;
+pub mod repair;
 pub mod report;
 pub mod scenario;
 pub mod sys;

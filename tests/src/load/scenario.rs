@@ -373,7 +373,7 @@ impl Bench<'_> {
     ) -> Result<(Dut, Engine)> {
         let peers = plans.iter().map(|plan| (plan.speaker.address, plan.speaker.asn)).collect();
         let external = plans.iter().all(|plan| plan.speaker.external);
-        let topology = Topology { asn: DUT_ASN, peers };
+        let topology = Topology { asn: DUT_ASN, peers, fib: None };
         let config = EngineConfig { target: TARGET, universe, external, hold_time };
         let mut engine = Engine::new(config, plans)?;
         let dut = Dut::start(self.config.kind, &topology, self.config.routelet)?;

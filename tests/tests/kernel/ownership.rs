@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("ownership::replaced_by_somebody_else", replaced),
     ("ownership::foreign_routes_are_untouched", foreign),
     ("ownership::a_stranger_with_our_number_goes", stranger),
+    ("ownership::what_was_left_in_a_former_table_goes", former_table),
 ];
 
 const OURS: &str = "10.1.0.0/24 via 10.0.0.2 dev eth0 proto 179 metric 1179";
@@ -226,6 +227,45 @@ fn stranger(scene: &Scene) -> anyhow::Result<()> {
         world.ip("route add 10.8.0.0/24 via 10.0.0.2 proto 179 metric 7")?;
         world.until_shown("10.8.0.0/24", &[]).await?;
         assert_eq!(kernel.status_of("10.8.0.0/24").await, None::<RouteStatus>);
+        Ok(())
+    })
+}
+
+/// The table and the number are changed while nobody runs.
+fn former_table(scene: &Scene) -> anyhow::Result<()> {
+    inside(scene, |world| async move {
+        let state = tempfile::tempdir()?;
+        let remembering =
+            KernelConfig { memory: Some(state.path().join("kernel-routes")), ..config() };
+        let first = KernelConfig { table: 77, protocol: 180, ..remembering.clone() };
+        let kernel = Kernel::start(first).await?;
+        kernel.announce("10.1.0.0/24", &["10.0.0.2"]);
+        kernel.announce("10.2.0.0/24", &["10.0.0.2"]);
+        kernel.until("both", |status| status.installed == 2).await?;
+        kernel.handle.stop(false).await;
+        // Somebody else's in the same table.
+        world.ip("route add 10.9.0.0/24 via 10.0.0.2 proto static table 77")?;
+        let kernel = Kernel::start(remembering.clone()).await?;
+        assert_eq!(kernel.handle.status().await.adopted, 2);
+        kernel.announce("10.1.0.0/24", &["10.0.0.2"]);
+        kernel.until("it", |status| status.installed == 1).await?;
+        pause().await;
+        assert_eq!(world.show("10.1.0.0/24")?.len(), 2, "nothing is removed before first sync");
+        kernel.first_sync();
+        kernel.until_synced().await?;
+        assert_eq!(world.show("10.1.0.0/24")?, [OURS]);
+        assert_eq!(world.show("10.2.0.0/24")?.len(), 0);
+        assert_eq!(world.show("10.9.0.0/24")?.len(), 1);
+        kernel.handle.stop(false).await;
+        // The number alone.
+        let kernel = Kernel::start(KernelConfig { protocol: 181, ..remembering }).await?;
+        kernel.announce("10.1.0.0/24", &["10.0.0.2"]);
+        kernel.first_sync();
+        kernel.until_synced().await?;
+        assert_eq!(
+            world.show("10.1.0.0/24")?,
+            [OURS.replace("179", "181").replace("1181", "1179")]
+        );
         Ok(())
     })
 }

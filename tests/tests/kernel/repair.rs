@@ -20,6 +20,11 @@ pub const CASES: &[Case] = &[
     ("repair::address_removed_and_back", address_removed),
     ("repair::overrun", overrun),
     ("repair::audit_finds_drift", audit),
+    ("repair::address_moved_to_another_link", address_moved),
+    ("repair::a_network_manager_flushes_the_link", network_manager),
+    ("repair::our_own_table_is_flushed", table_flushed),
+    ("repair::answers_to_the_writer_are_lost", answers_lost),
+    ("repair::one_line_says_what_was_found_and_who_did_it", one_line),
 ];
 
 const FOUR: &str = "10.1.0.0/24 via 10.0.0.2 dev eth0 proto 179 metric 1179";
@@ -215,4 +220,151 @@ fn audit(scene: &Scene) -> anyhow::Result<()> {
         kernel.until_installed("10.1.0.0/24").await?;
         kernel.until("one repair", |status| status.repaired == 1).await
     })
+}
+
+/// What reached the next hops over eth0 now does so over eth1, addresses and neighbours.
+fn address_moved(scene: &Scene) -> anyhow::Result<()> {
+    inside(scene, |world| async move {
+        let kernel = with_two_routes(config(), tuning()).await?;
+        world.ip_batch(
+            "address del 10.0.0.1/24 dev eth0\n\
+             address del fd00::1/64 dev eth0\n\
+             address add 10.0.0.1/24 dev eth1\n\
+             address add fd00::1/64 dev eth1\n",
+        )?;
+        let four = FOUR.replace("eth0", "eth1");
+        let six = SIX.replace("eth0", "eth1");
+        world.until_shown("10.1.0.0/24", &[&four]).await?;
+        world.until_shown("fd01::/64", &[&six]).await?;
+        // And back, the new one before the old one goes.
+        world.ip_batch(
+            "address add 10.0.0.1/24 dev eth0\n\
+             address add fd00::1/64 dev eth0\n\
+             address del 10.0.0.1/24 dev eth1\n\
+             address del fd00::1/64 dev eth1\n",
+        )?;
+        world.until_shown("10.1.0.0/24", &[FOUR]).await?;
+        world.until_shown("fd01::/64", &[SIX]).await?;
+        kernel.until_installed("10.1.0.0/24").await
+    })
+}
+
+/// As systemd-networkd and NetworkManager do when they take a link over: every route and address
+/// that is not theirs goes, and their own addresses come.
+fn network_manager(scene: &Scene) -> anyhow::Result<()> {
+    inside(scene, |world| async move {
+        let kernel = with_two_routes(config(), tuning()).await?;
+        for _ in 0..2 {
+            world.ip("-4 route flush dev eth0")?;
+            world.ip("-6 route flush dev eth0 proto 179")?;
+            world.ip_batch(
+                "address flush dev eth0\n\
+                 address add 10.0.0.1/24 dev eth0\n\
+                 address add fd00::1/64 dev eth0\n",
+            )?;
+            world.until_shown("10.1.0.0/24", &[FOUR]).await?;
+            world.until_shown("fd01::/64", &[SIX]).await?;
+        }
+        kernel.until_installed("10.1.0.0/24").await?;
+        kernel.until_installed("fd01::/64").await
+    })
+}
+
+fn table_flushed(scene: &Scene) -> anyhow::Result<()> {
+    inside(scene, |world| async move {
+        let table = KernelConfig { table: 5000, ..config() };
+        let kernel = with_two_routes(table, tuning()).await?;
+        world.ip("route flush table 5000")?;
+        world.ip("-6 route flush table 5000")?;
+        let four = "10.1.0.0/24 via 10.0.0.2 dev eth0 table 5000 proto 179 metric 1179";
+        world.until_shown("10.1.0.0/24", &[four]).await?;
+        kernel.until("two repairs", |status| status.repaired == 2).await
+    })
+}
+
+/// So many refusals that their answers do not fit the buffer: what the kernel has is asked for.
+fn answers_lost(scene: &Scene) -> anyhow::Result<()> {
+    inside(scene, |world| async move {
+        let tiny = Tuning { answer_buffer: 4096, ..tuning() };
+        let kernel = Kernel::start_with(config(), tiny).await?;
+        // The kernel refuses a broadcast address as a gateway.
+        for number in 0..250 {
+            let next_hop = if number % 5 == 0 { "10.0.0.2" } else { "10.0.0.255" };
+            kernel.announce(&format!("10.1.{number}.0/24"), &[next_hop]);
+        }
+        kernel.until("the others", |status| status.installed == 50).await?;
+        assert!(kernel.handle.status().await.errors.lost > 0);
+        assert_eq!(world.count()?, 50);
+        // With the cause gone everything is as wanted.
+        for number in 0..250 {
+            kernel.announce(&format!("10.1.{number}.0/24"), &["10.0.0.2"]);
+        }
+        kernel.until("all", |status| status.installed == 250).await?;
+        assert_eq!(world.count()?, 250);
+        Ok(())
+    })
+}
+
+fn one_line(scene: &Scene) -> anyhow::Result<()> {
+    inside(scene, |world| async move {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let plain = KernelConfig { nexthop_objects: NexthopObjects::Never, ..config() };
+        let kernel = with_two_routes(plain, tuning()).await?;
+        world.ip("route del 10.1.0.0/24")?;
+        kernel.until("a repair", |status| status.repaired == 1).await?;
+        let lines = log.warnings();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("a route of ours was removed; putting it back"), "{lines:?}");
+        assert!(lines[0].contains("prefix=10.1.0.0/24"), "{lines:?}");
+        assert!(lines[0].contains("culprit=netlink port "), "{lines:?}");
+        // Another daemon takes the place of one.
+        pause_for_the_gate().await;
+        world.ip("-6 route replace fd01::/64 via fd00::9 proto bird metric 1179")?;
+        kernel.until_status("fd01::/64", failed("clash: proto bird")).await?;
+        let lines = log.warnings();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[1].contains("culprit=proto bird"), "{lines:?}");
+        // Many at once: one line, and one with how many more.
+        for number in 0..250 {
+            kernel.announce(&format!("10.2.{number}.0/24"), &["10.0.0.2"]);
+        }
+        kernel.until("all in", |status| status.installed > 200).await?;
+        pause_for_the_gate().await;
+        world.ip("route flush proto 179")?;
+        kernel.until("repairs", |status| status.repaired > 200).await?;
+        pause_for_the_gate().await;
+        let lines = log.warnings();
+        assert!((3..=5).contains(&lines.len()), "{lines:?}");
+        Ok(())
+    })
+}
+
+/// One line a second is let through.
+async fn pause_for_the_gate() {
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+}
+
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Log {
+    fn warnings(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        text.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

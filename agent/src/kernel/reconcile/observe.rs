@@ -227,6 +227,8 @@ impl Reconciler {
                 tracing::warn!(reason, "an answer of the kernel was lost; comparing our routes");
                 self.errors.lost += 1;
                 self.table.set_have(id, Have::Unknown);
+                // Once at once, then ever more slowly: what was lost for a reason is lost again.
+                self.holds.lost(id, now);
                 self.request(Recheck::Own);
             }
             Err(WriteError::Refused(error)) if error.errno == libc::EEXIST => {
