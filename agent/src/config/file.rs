@@ -174,6 +174,7 @@ mapping! {
         "peers" => peers: Vec<PeerFile>,
         "filters" => filters: Vec<FilterFile>,
         "pools" => pools: Vec<PoolFile>,
+        "tunnels" => tunnels: TunnelsFile,
         "kernel" => kernel: KernelFile,
         "cni" => cni: CniFile,
         "api" => api: ApiFile,
@@ -282,6 +283,16 @@ mapping! {
         "ipipMode" => ipip_mode: Text,
         "vxlanMode" => vxlan_mode: Text,
         "natOutgoing" => nat_outgoing: Text,
+    }
+}
+
+mapping! {
+    /// `tunnels`: what holds for the tunnels that pools ask for.
+    TunnelsFile {
+        "vxlanPort" => vxlan_port: Text,
+        "vxlanVNI" => vxlan_vni: Text,
+        "mtu" => mtu: Text,
+        "guard" => guard: Text,
     }
 }
 
@@ -398,6 +409,7 @@ pub fn known_keys() -> Vec<String> {
         ("filters[].importV4[].", RuleFile::KEYS),
         ("filters[].importV4[].prefixLength.", LengthFile::KEYS),
         ("pools[].", PoolFile::KEYS),
+        ("tunnels.", TunnelsFile::KEYS),
         ("kernel.", KernelFile::KEYS),
         ("cni.", CniFile::KEYS),
         ("api.", ApiFile::KEYS),

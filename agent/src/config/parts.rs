@@ -75,6 +75,7 @@ pub(crate) fn read_base(name: &str, text: &str) -> Result<(ConfigFile, PathBuf),
         ("nodes", base.nodes.as_ref().and_then(|list| list.first()).map(|node| node.place)),
         ("peers", base.peers.as_ref().and_then(|list| list.first()).map(|peer| peer.place)),
         ("filters", base.filters.as_ref().and_then(|list| list.first()).map(|filter| filter.place)),
+        ("tunnels", base.tunnels.as_ref().map(|tunnels| tunnels.place)),
         ("pools", base.pools.as_ref().and_then(|list| list.first()).map(|pool| pool.place)),
     ];
     for (key, place) in decided {

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::Config;
 use crate::cni::CniConfig;
+use crate::kernel::{Encapsulation, TunnelConfig, TunnelPool};
 
 /// What happens to a peer.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -162,6 +163,7 @@ impl Config {
             &new.kernel.nexthop_objects,
         );
         words.lists("blackhole", &self.kernel.blackholes, &new.kernel.blackholes);
+        words.0.extend(tunnels(&self.kernel.tunnels, &new.kernel.tunnels));
         let (old, new) = (&self.firewall, &new.firewall);
         words.changed("kernel.forwardAccept", old.forward_accept.word(), new.forward_accept.word());
         words.lists("natOutgoing for pool", &old.nat, &new.nat);
@@ -197,6 +199,33 @@ impl Config {
         words.lists("range of pod addresses", &old.pod_cidrs, &new.pod_cidrs);
         words.0
     }
+}
+
+/// What changes of the tunnels. The tunnel of a pool is changed without losing a packet; VXLAN devices
+/// with another port or network identifier are made anew.
+fn tunnels(old: &TunnelConfig, new: &TunnelConfig) -> Vec<String> {
+    let mut words = Words::default();
+    for pool in &new.pools {
+        let before = old.pools.iter().find(|before| before.cidr == pool.cidr);
+        let before = before.map_or_else(|| "Never".to_owned(), TunnelPool::asked);
+        words.changed(&format!("tunnel of pool {}", pool.cidr), &before, &pool.asked());
+    }
+    for pool in old.pools.iter().filter(|pool| pool.asks.is_some()) {
+        if !new.pools.iter().any(|after| after.cidr == pool.cidr) {
+            words.0.push(format!("tunnel of pool {}: {} → Never", pool.cidr, pool.asked()));
+        }
+    }
+    if old.uses(Encapsulation::Vxlan) && new.uses(Encapsulation::Vxlan) {
+        let (port, vni) = (words.0.len(), "VXLAN is interrupted until all nodes have it");
+        words.changed("tunnels.vxlanPort", &old.vxlan_port, &new.vxlan_port);
+        words.changed("tunnels.vxlanVNI", &old.vxlan_vni, &new.vxlan_vni);
+        words.0[port..].iter_mut().for_each(|line| line.push_str(&format!(" ({vni})")));
+    }
+    let mtu =
+        |config: &TunnelConfig| config.mtu.map_or("automatic".to_owned(), |mtu| mtu.to_string());
+    words.changed("tunnels.mtu", &mtu(old), &mtu(new));
+    words.changed("tunnels.guard", &old.guard, &new.guard);
+    words.0
 }
 
 fn peers(old: &SpeakerConfig, new: &SpeakerConfig) -> BTreeMap<String, PeerStep> {

@@ -15,7 +15,7 @@ use routelet_proto::{Asn, Family, HoldTime, Role};
 
 use super::problem::Place;
 use crate::cni::Plugin;
-use crate::kernel::NexthopObjects;
+use crate::kernel::{NexthopObjects, TunnelMode};
 use crate::nft::ForwardAccept;
 
 /// A value and the place it was written at; no place for a default.
@@ -49,6 +49,8 @@ pub struct ConfigSpec {
     pub filters: Vec<FilterSpec>,
     /// IPPools.
     pub pools: Vec<PoolSpec>,
+    /// What holds for the tunnels that pools ask for.
+    pub tunnels: TunnelsSpec,
     /// Where routes go.
     pub kernel: KernelSpec,
     /// How pods are attached.
@@ -204,6 +206,23 @@ pub struct PoolSpec {
     pub cidr: At<IpNet>,
     /// Whether what leaves the pools gets the node's address.
     pub nat_outgoing: bool,
+    /// When packets to it travel by IP-in-IP; `None`: never.
+    pub ipip_mode: Option<At<TunnelMode>>,
+    /// When they travel by VXLAN; `None`: never.
+    pub vxlan_mode: Option<At<TunnelMode>>,
+}
+
+/// What holds for all tunnels.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelsSpec {
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// VXLAN network identifier.
+    pub vxlan_vni: u32,
+    /// MTU of the tunnel devices, if it does not follow from the links below them.
+    pub mtu: Option<u32>,
+    /// Whether encapsulated packets are taken from known nodes only.
+    pub guard: bool,
 }
 
 /// Where routes go.

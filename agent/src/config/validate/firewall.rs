@@ -4,6 +4,7 @@ use ipnet::IpNet;
 
 use super::LocalNode;
 use crate::config::spec::{ConfigSpec, NodeSpec};
+use crate::kernel::{Encapsulation, TunnelConfig};
 use crate::nft::{FirewallConfig, Services, Tunnels};
 
 /// The firewall's part of the configuration.
@@ -11,6 +12,7 @@ pub(super) fn firewall(
     spec: &ConfigSpec,
     local: &LocalNode,
     members: &[&NodeSpec],
+    tunnels: &TunnelConfig,
 ) -> FirewallConfig {
     let pools = spec.pools.iter().map(|pool| pool.cidr.value);
     let others = members.iter().flat_map(|node| &node.pod_cidrs);
@@ -22,8 +24,13 @@ pub(super) fn firewall(
     let addresses = members.iter().flat_map(|node| &node.addresses);
     FirewallConfig {
         enabled: spec.kernel.enabled,
-        guard: true,
-        tunnels: Tunnels::default(),
+        guard: tunnels.guard,
+        tunnels: Tunnels {
+            ipip: tunnels.uses(Encapsulation::IpIp),
+            vxlan: tunnels
+                .uses(Encapsulation::Vxlan)
+                .then_some((tunnels.vxlan_port, tunnels.vxlan_vni)),
+        },
         own_addresses: local.addresses.iter().map(|at| at.value.addr()).collect(),
         node_addresses: addresses.map(|at| at.value.addr()).collect(),
         own_pod_cidrs: local.pod_cidrs.iter().map(|at| at.value).collect(),

@@ -81,6 +81,30 @@ pub struct BGPConfigurationSpec {
         rename = "nodeAddressAutodetectionV6"
     )]
     pub node_address_autodetection_v6: Option<AddressAutodetection>,
+    /// What holds for the tunnels that IPPools ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<TunnelSettings>,
+}
+
+/// What holds for all tunnels.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelSettings {
+    /// UDP port of VXLAN; 4789 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub vxlan_port: Option<i32>,
+    /// VXLAN network identifier; 4096 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "vxlanVNI")]
+    #[schemars(range(min = 1, max = 16_777_215))]
+    pub vxlan_vni: Option<i32>,
+    /// MTU of the tunnel devices; by default that of the link below less the outer headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1280, max = 65465))]
+    pub mtu: Option<i32>,
+    /// Whether wrapped packets are taken from known nodes only, and from no pod; true by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<bool>,
 }
 
 /// How a node's address is chosen: exactly one of these.
@@ -124,6 +148,7 @@ impl Default for BGPConfigurationSpec {
             maximum_paths: default_paths(),
             node_address_autodetection_v4: None,
             node_address_autodetection_v6: None,
+            tunnels: None,
         }
     }
 }

@@ -29,6 +29,7 @@ mod tests;
 
 pub use self::configuration::{
     AddressAutodetection, BGPConfiguration, BGPConfigurationSpec, CONFIGURATION_NAME,
+    TunnelSettings,
 };
 pub use self::filter::{BGPFilter, BGPFilterSpec, FilterRule, PrefixLength};
 pub use self::node_status::{

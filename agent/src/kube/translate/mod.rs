@@ -99,7 +99,7 @@ impl Reason {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
     Node(Node),
-    Configuration(BGPConfigurationSpec),
+    Configuration(Box<BGPConfigurationSpec>),
     Peer(Box<PeerItem>),
     Filter(BGPFilterSpec),
     Pool(IPPoolSpec),
@@ -352,7 +352,7 @@ fn configuration(entries: &[Entry]) -> Result<BGPConfigurationSpec, String> {
         return Ok(BGPConfigurationSpec::default());
     };
     match entry.item() {
-        Some(Item::Configuration(spec)) => Ok(spec.clone()),
+        Some(Item::Configuration(spec)) => Ok((**spec).clone()),
         _ => {
             let message = entry.refused.as_ref().map_or("", |(_, message)| message);
             Err(format!("{key}: {message}"))
@@ -440,7 +440,7 @@ fn decode(key: &Key, spec: &Value) -> Result<Item, String> {
         Kind::BGPConfiguration if key.name != CONFIGURATION_NAME => {
             Err(format!("the only BGPConfiguration is named {CONFIGURATION_NAME}"))
         }
-        Kind::BGPConfiguration => typed(spec).map(Item::Configuration),
+        Kind::BGPConfiguration => typed(spec).map(|spec| Item::Configuration(Box::new(spec))),
         Kind::BGPFilter => typed(spec).map(Item::Filter),
         Kind::IPPool => typed(spec).map(Item::Pool),
         Kind::BGPPeer => {

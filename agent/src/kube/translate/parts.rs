@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::address::{Choice, of_other};
 use super::super::crd::{
     BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec, FilterRule, IPPoolSpec, PasswordSource,
+    TunnelSettings,
 };
 use super::super::objects::{
     AS_ANNOTATION, CLUSTER_ID_ANNOTATION, Key, Node, ROUTER_ID_ANNOTATION,
@@ -12,7 +13,7 @@ use super::super::objects::{
 use super::{Item, PeerItem, password_path};
 use crate::config::file::{
     BgpFile, ConfigFile, FilterFile, LengthFile, MemberFile, NodeFile, PasswordFile,
-    PasswordSourceFile, PeerFile, PoolFile, RuleFile, Text,
+    PasswordSourceFile, PeerFile, PoolFile, RuleFile, Text, TunnelsFile,
 };
 use crate::config::parts::Beyond;
 use crate::config::problem::Place;
@@ -94,7 +95,10 @@ impl<'a> Parts<'a> {
                     lists.0.push(other_node(pen, node));
                     others.push(node);
                 }
-                Some(Item::Configuration(spec)) => file.bgp = Some(bgp(pen, spec)),
+                Some(Item::Configuration(spec)) => {
+                    file.bgp = Some(bgp(pen, spec));
+                    file.tunnels = spec.tunnels.as_ref().map(|settings| tunnels(pen, settings));
+                }
                 Some(Item::Filter(spec)) => lists.1.push(filter(pen, &key.name, spec)),
                 Some(Item::Pool(spec)) => lists.2.push(pool(pen, &key.name, spec)),
                 Some(Item::Peer(peer)) => peers.push((pen, &key.name, peer)),
@@ -226,6 +230,17 @@ fn bgp(pen: Pen, spec: &BGPConfigurationSpec) -> BgpFile {
         connect_retry_time: Some(pen.text(&spec.connect_retry_time)),
         maximum_paths: Some(pen.text(spec.maximum_paths)),
         ..BgpFile::default()
+    }
+}
+
+fn tunnels(pen: Pen, settings: &TunnelSettings) -> TunnelsFile {
+    TunnelsFile {
+        place: pen.0,
+        vxlan_port: pen.maybe(settings.vxlan_port.as_ref()),
+        vxlan_vni: pen.maybe(settings.vxlan_vni.as_ref()),
+        mtu: pen.maybe(settings.mtu.as_ref()),
+        guard: pen.maybe(settings.guard.as_ref()),
+        ..TunnelsFile::default()
     }
 }
 
