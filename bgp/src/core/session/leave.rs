@@ -201,8 +201,9 @@ impl Session {
             self.failed_attempt(now, reason);
         }
         let waiting = self.connections.iter().find(|other| other.deferred).map(|other| other.id);
-        if let Some(waiting) = waiting {
-            // It waited for the connection that has just ended.
+        if let Some(waiting) = waiting.filter(|_| self.running) {
+            // It waited for the connection that has just ended. Not when we stop: a session that comes
+            // up for a moment would be a second failure to the peer, which drops what it retains.
             if !self.connections.iter().any(|other| other.state == State::Established) {
                 self.confirm(now, waiting);
             }
