@@ -174,10 +174,11 @@ mapping! {
         "peers" => peers: Vec<PeerFile>,
         "filters" => filters: Vec<FilterFile>,
         "pools" => pools: Vec<PoolFile>,
-        "tunnels" => tunnels: TunnelsFile,
+        "services" => services: ServicesFile,
         "kernel" => kernel: KernelFile,
         "cni" => cni: CniFile,
         "api" => api: ApiFile,
+        "metrics" => metrics: MetricsFile,
         "stateDir" => state_dir: Text,
     }
 }
@@ -217,6 +218,7 @@ mapping! {
         "keepaliveTime" => keepalive_time: Text,
         "connectRetryTime" => connect_retry_time: Text,
         "maximumPaths" => maximum_paths: Text,
+        "meshOriginCheck" => mesh_origin_check: Text,
     }
 }
 
@@ -287,12 +289,10 @@ mapping! {
 }
 
 mapping! {
-    /// `tunnels`: what holds for the tunnels that pools ask for.
-    TunnelsFile {
-        "vxlanPort" => vxlan_port: Text,
-        "vxlanVNI" => vxlan_vni: Text,
-        "mtu" => mtu: Text,
-        "guard" => guard: Text,
+    /// `services`: addresses of services.
+    ServicesFile {
+        "ranges" => ranges: Vec<Text>,
+        "advertise" => advertise: Vec<Text>,
     }
 }
 
@@ -325,6 +325,14 @@ mapping! {
     /// `api`: the local control socket.
     ApiFile {
         "socket" => socket: Text,
+    }
+}
+
+mapping! {
+    /// `metrics`: metrics and probes.
+    MetricsFile {
+        "listen" => listen: Text,
+        "meshPeers" => mesh_peers: Text,
     }
 }
 
@@ -409,10 +417,11 @@ pub fn known_keys() -> Vec<String> {
         ("filters[].importV4[].", RuleFile::KEYS),
         ("filters[].importV4[].prefixLength.", LengthFile::KEYS),
         ("pools[].", PoolFile::KEYS),
-        ("tunnels.", TunnelsFile::KEYS),
+        ("services.", ServicesFile::KEYS),
         ("kernel.", KernelFile::KEYS),
         ("cni.", CniFile::KEYS),
         ("api.", ApiFile::KEYS),
+        ("metrics.", MetricsFile::KEYS),
     ];
     sections
         .iter()

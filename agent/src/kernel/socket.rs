@@ -172,23 +172,9 @@ impl RequestSocket {
         &mut self,
         address: IpAddr,
     ) -> Result<Option<KernelRoute>, RequestError> {
-        self.ask(
-            wire::RTM_NEWROUTE,
-            |out, sequence| route::write_route_get(out, sequence, address),
-            KernelRoute::parse_answer,
-        )
-    }
-
-    /// Asks a question that has one answer, a message of this kind.
-    pub(super) fn ask<T>(
-        &mut self,
-        kind: u16,
-        request: impl Fn(&mut Vec<u8>, u32),
-        parse: impl Fn(&[u8]) -> Option<T>,
-    ) -> Result<Option<T>, RequestError> {
         self.out.clear();
         self.sequence = self.sequence.wrapping_add(1);
-        request(&mut self.out, self.sequence);
+        route::write_route_get(&mut self.out, self.sequence, address);
         self.socket.send(&self.out, 0)?;
         let mut found = None;
         loop {
@@ -196,7 +182,7 @@ impl RequestSocket {
             for (header, payload) in wire::messages(&self.read) {
                 match header.kind {
                     _ if header.sequence != self.sequence => {}
-                    answer if answer == kind => found = parse(payload),
+                    wire::RTM_NEWROUTE => found = KernelRoute::parse_answer(payload),
                     wire::NLMSG_ERROR => {
                         return match wire::acknowledgement(header, payload) {
                             Some(error) => Err(error.into()),
@@ -209,8 +195,7 @@ impl RequestSocket {
         }
     }
 
-    /// Lists what answers with messages of this kind.
-    pub(super) fn dump<T>(
+    fn dump<T>(
         &mut self,
         kind: u16,
         request: impl Fn(&mut Vec<u8>, u32),

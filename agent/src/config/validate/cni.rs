@@ -10,14 +10,12 @@ use crate::cni::CniConfig;
 use crate::config::problem::Problems;
 use crate::config::scalar;
 use crate::config::spec::ConfigSpec;
-use crate::kernel::TunnelConfig;
 
 /// For the CNI configuration.
 pub(super) fn cni(
     spec: &ConfigSpec,
     local: &LocalNode,
     peers: &[Arc<PeerConfig>],
-    tunnels: &TunnelConfig,
     problems: &mut Problems,
 ) -> CniConfig {
     if let Some(enabled) = spec.cni.enabled
@@ -37,8 +35,9 @@ pub(super) fn cni(
         bin_dirs: spec.cni.bin_dirs.clone(),
         plugin: spec.cni.plugin,
         mtu: spec.cni.mtu,
-        overhead: tunnels.overhead(),
-        tunnel_mtu: tunnels.mtu.filter(|_| tunnels.overhead() > 0),
+        // A pool that asks for a tunnel is refused by this version.
+        overhead: 0,
+        tunnel_mtu: None,
         pod_cidrs: local.pod_cidrs.iter().map(|at| at.value).collect(),
         addresses: local.v4.map(IpAddr::V4).into_iter().chain(local.v6.map(IpAddr::V6)).collect(),
         towards: one_of_each_family(peers),

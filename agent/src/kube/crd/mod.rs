@@ -28,8 +28,7 @@ mod pool;
 mod tests;
 
 pub use self::configuration::{
-    AddressAutodetection, BGPConfiguration, BGPConfigurationSpec, CONFIGURATION_NAME,
-    TunnelSettings,
+    AddressAutodetection, BGPConfiguration, BGPConfigurationSpec, CONFIGURATION_NAME, ServiceRange,
 };
 pub use self::filter::{BGPFilter, BGPFilterSpec, FilterRule, PrefixLength};
 pub use self::node_status::{
