@@ -13,7 +13,7 @@ use anyhow::Context;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::route::RouteProtocol;
 use routelet::kernel::{
-    KernelConfig, KernelHandle, NextHopSink, NexthopObjects, RouteStatus, Tuning,
+    KernelConfig, KernelHandle, NextHopSink, NexthopObjects, RouteStatus, Tuning, TunnelConfig,
 };
 use routelet::lab::netns::{Netns, Via};
 use routelet::lab::sandbox;
@@ -100,6 +100,7 @@ async fn measure(
         repair: true,
         nexthop_objects,
         memory: None,
+        tunnels: TunnelConfig::default(),
     };
     let queue = Arc::new(RouteQueue::default());
     let acts = Arc::new(AtomicBool::new(false));

@@ -10,5 +10,4 @@ pub mod config;
 pub mod kernel;
 pub mod kube;
 pub mod lab;
-pub mod metrics;
 pub mod nft;

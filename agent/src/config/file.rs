@@ -174,11 +174,10 @@ mapping! {
         "peers" => peers: Vec<PeerFile>,
         "filters" => filters: Vec<FilterFile>,
         "pools" => pools: Vec<PoolFile>,
-        "services" => services: ServicesFile,
+        "tunnels" => tunnels: TunnelsFile,
         "kernel" => kernel: KernelFile,
         "cni" => cni: CniFile,
         "api" => api: ApiFile,
-        "metrics" => metrics: MetricsFile,
         "stateDir" => state_dir: Text,
     }
 }
@@ -218,7 +217,6 @@ mapping! {
         "keepaliveTime" => keepalive_time: Text,
         "connectRetryTime" => connect_retry_time: Text,
         "maximumPaths" => maximum_paths: Text,
-        "meshOriginCheck" => mesh_origin_check: Text,
     }
 }
 
@@ -289,10 +287,12 @@ mapping! {
 }
 
 mapping! {
-    /// `services`: addresses of services.
-    ServicesFile {
-        "ranges" => ranges: Vec<Text>,
-        "advertise" => advertise: Vec<Text>,
+    /// `tunnels`: what holds for the tunnels that pools ask for.
+    TunnelsFile {
+        "vxlanPort" => vxlan_port: Text,
+        "vxlanVNI" => vxlan_vni: Text,
+        "mtu" => mtu: Text,
+        "guard" => guard: Text,
     }
 }
 
@@ -325,14 +325,6 @@ mapping! {
     /// `api`: the local control socket.
     ApiFile {
         "socket" => socket: Text,
-    }
-}
-
-mapping! {
-    /// `metrics`: metrics and probes.
-    MetricsFile {
-        "listen" => listen: Text,
-        "meshPeers" => mesh_peers: Text,
     }
 }
 
@@ -417,11 +409,10 @@ pub fn known_keys() -> Vec<String> {
         ("filters[].importV4[].", RuleFile::KEYS),
         ("filters[].importV4[].prefixLength.", LengthFile::KEYS),
         ("pools[].", PoolFile::KEYS),
-        ("services.", ServicesFile::KEYS),
+        ("tunnels.", TunnelsFile::KEYS),
         ("kernel.", KernelFile::KEYS),
         ("cni.", CniFile::KEYS),
         ("api.", ApiFile::KEYS),
-        ("metrics.", MetricsFile::KEYS),
     ];
     sections
         .iter()

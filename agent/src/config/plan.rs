@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::Config;
 use crate::cni::CniConfig;
+use crate::kernel::{Encapsulation, TunnelConfig, TunnelPool};
 
 /// What happens to a peer.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -41,8 +42,6 @@ pub struct Plan {
     pub kernel: Vec<String>,
     /// What changes in the CNI configuration, in words. Pods that run keep what they have.
     pub cni: Vec<String>,
-    /// What changes in metrics and probes, in words.
-    pub metrics: Vec<String>,
     /// What stays as it is until the agent is restarted, in words.
     pub restart_required: Vec<String>,
 }
@@ -80,7 +79,6 @@ impl fmt::Display for Plan {
         lines.extend(self.speaker.iter().map(|words| format!("speaker: {words}")));
         lines.extend(self.kernel.iter().map(|words| format!("kernel: {words}")));
         lines.extend(self.cni.iter().map(|words| format!("pods to come: {words}")));
-        lines.extend(self.metrics.iter().map(|words| format!("metrics: {words}")));
         lines.extend(self.restart_required.iter().map(|words| format!("after a restart: {words}")));
         f.write_str(&lines.join("\n"))
     }
@@ -97,7 +95,6 @@ impl Config {
             speaker: speaker(&self.speaker, &new.speaker),
             kernel: self.kernel_changes(new),
             cni: self.cni_changes(new),
-            metrics: self.metrics_changes(new),
             restart_required,
         }
     }
@@ -144,21 +141,9 @@ impl Config {
             cni: new.cni,
             firewall,
             api_socket: self.api_socket.clone(),
-            metrics: new.metrics,
             state_dir: self.state_dir.clone(),
             warnings: new.warnings,
         }
-    }
-
-    fn metrics_changes(&self, new: &Self) -> Vec<String> {
-        let mut words = Words::default();
-        let listen = |config: &Self| match config.metrics.listen {
-            Some(address) => address.to_string(),
-            None => "none".to_owned(),
-        };
-        words.changed("metrics.listen", &listen(self), &listen(new));
-        words.changed("metrics.meshPeers", &self.metrics.mesh_peers, &new.metrics.mesh_peers);
-        words.0
     }
 
     fn kernel_changes(&self, new: &Self) -> Vec<String> {
@@ -178,6 +163,7 @@ impl Config {
             &new.kernel.nexthop_objects,
         );
         words.lists("blackhole", &self.kernel.blackholes, &new.kernel.blackholes);
+        words.0.extend(tunnels(&self.kernel.tunnels, &new.kernel.tunnels));
         let (old, new) = (&self.firewall, &new.firewall);
         words.changed("kernel.forwardAccept", old.forward_accept.word(), new.forward_accept.word());
         words.lists("natOutgoing for pool", &old.nat, &new.nat);
@@ -213,6 +199,33 @@ impl Config {
         words.lists("range of pod addresses", &old.pod_cidrs, &new.pod_cidrs);
         words.0
     }
+}
+
+/// What changes of the tunnels. The tunnel of a pool is changed without losing a packet; VXLAN devices
+/// with another port or network identifier are made anew.
+fn tunnels(old: &TunnelConfig, new: &TunnelConfig) -> Vec<String> {
+    let mut words = Words::default();
+    for pool in &new.pools {
+        let before = old.pools.iter().find(|before| before.cidr == pool.cidr);
+        let before = before.map_or_else(|| "Never".to_owned(), TunnelPool::asked);
+        words.changed(&format!("tunnel of pool {}", pool.cidr), &before, &pool.asked());
+    }
+    for pool in old.pools.iter().filter(|pool| pool.asks.is_some()) {
+        if !new.pools.iter().any(|after| after.cidr == pool.cidr) {
+            words.0.push(format!("tunnel of pool {}: {} → Never", pool.cidr, pool.asked()));
+        }
+    }
+    if old.uses(Encapsulation::Vxlan) && new.uses(Encapsulation::Vxlan) {
+        let (port, vni) = (words.0.len(), "VXLAN is interrupted until all nodes have it");
+        words.changed("tunnels.vxlanPort", &old.vxlan_port, &new.vxlan_port);
+        words.changed("tunnels.vxlanVNI", &old.vxlan_vni, &new.vxlan_vni);
+        words.0[port..].iter_mut().for_each(|line| line.push_str(&format!(" ({vni})")));
+    }
+    let mtu =
+        |config: &TunnelConfig| config.mtu.map_or("automatic".to_owned(), |mtu| mtu.to_string());
+    words.changed("tunnels.mtu", &mtu(old), &mtu(new));
+    words.changed("tunnels.guard", &old.guard, &new.guard);
+    words.0
 }
 
 fn peers(old: &SpeakerConfig, new: &SpeakerConfig) -> BTreeMap<String, PeerStep> {
@@ -255,11 +268,6 @@ fn speaker(old: &SpeakerConfig, new: &SpeakerConfig) -> Vec<String> {
     words.changed("asNumber", &old.asn, &new.asn);
     words.changed("routeReflectorClusterID", &old.cluster_id, &new.cluster_id);
     words.changed("bgp.maximumPaths", &old.maximum_paths, &new.maximum_paths);
-    let check = |config: &SpeakerConfig| match config.cluster.origin_check {
-        true => "Enabled",
-        false => "Disabled",
-    };
-    words.changed("bgp.meshOriginCheck", check(old), check(new));
     let originated = |config: &SpeakerConfig| {
         config.originated.iter().map(|route| route.prefix).collect::<Vec<_>>()
     };
@@ -268,7 +276,6 @@ fn speaker(old: &SpeakerConfig, new: &SpeakerConfig) -> Vec<String> {
     words.lists("node address", &addresses(old), &addresses(new));
     words.lists("connected subnet", &old.cluster.connected, &new.cluster.connected);
     words.lists("pool", &old.cluster.pools, &new.cluster.pools);
-    words.lists("service range", &old.cluster.services, &new.cluster.services);
     words.lists("pod CIDR of another node", &old.cluster.pod_cidrs, &new.cluster.pod_cidrs);
     words.0
 }

@@ -4,7 +4,6 @@
 //! [`super::Config`] of it. Each value is possible by itself; whether they fit each other is not known
 //! yet. Field names are Calico's where the meaning is the same.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,8 +15,7 @@ use routelet_proto::{Asn, Family, HoldTime, Role};
 
 use super::problem::Place;
 use crate::cni::Plugin;
-use crate::kernel::NexthopObjects;
-use crate::metrics::MetricsConfig;
+use crate::kernel::{NexthopObjects, TunnelMode};
 use crate::nft::ForwardAccept;
 
 /// A value and the place it was written at; no place for a default.
@@ -51,16 +49,14 @@ pub struct ConfigSpec {
     pub filters: Vec<FilterSpec>,
     /// IPPools.
     pub pools: Vec<PoolSpec>,
-    /// Addresses of services.
-    pub services: ServicesSpec,
+    /// What holds for the tunnels that pools ask for.
+    pub tunnels: TunnelsSpec,
     /// Where routes go.
     pub kernel: KernelSpec,
     /// How pods are attached.
     pub cni: CniSpec,
     /// Socket of the local API.
     pub api_socket: PathBuf,
-    /// Metrics and probes.
-    pub metrics: MetricsConfig,
     /// Where state is kept.
     pub state_dir: PathBuf,
 }
@@ -124,8 +120,6 @@ pub struct BgpSpec {
     pub connect_retry_time: Duration,
     /// Paths of a multipath.
     pub maximum_paths: usize,
-    /// Whether nodes may only send what is theirs. `None`: nobody said.
-    pub mesh_origin_check: Option<bool>,
 }
 
 /// `sourceAddress`.
@@ -212,17 +206,23 @@ pub struct PoolSpec {
     pub cidr: At<IpNet>,
     /// Whether what leaves the pools gets the node's address.
     pub nat_outgoing: bool,
+    /// When packets to it travel by IP-in-IP; `None`: never.
+    pub ipip_mode: Option<At<TunnelMode>>,
+    /// When they travel by VXLAN; `None`: never.
+    pub vxlan_mode: Option<At<TunnelMode>>,
 }
 
-/// Addresses of services.
-#[derive(Clone, Debug)]
-pub struct ServicesSpec {
-    /// What the cluster's service addresses are.
-    pub ranges: Vec<At<IpNet>>,
-    /// What this node advertises.
-    pub advertise: Vec<At<IpNet>>,
-    /// The addresses in the ranges that services have; `None` where they are not known, as in a file.
-    pub claimed: Option<BTreeSet<IpAddr>>,
+/// What holds for all tunnels.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelsSpec {
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// VXLAN network identifier.
+    pub vxlan_vni: u32,
+    /// MTU of the tunnel devices, if it does not follow from the links below them.
+    pub mtu: Option<u32>,
+    /// Whether encapsulated packets are taken from known nodes only.
+    pub guard: bool,
 }
 
 /// Where routes go.

@@ -4,8 +4,8 @@
 //! routes concerned when a next-hop set changes.
 //!
 //! Next-hop sets are entities of their own, shared by the routes that use them: a change of how a
-//! next hop resolves is worked out once per set. A set's [`Target`] is what a tunnel choice or a
-//! kernel nexthop object will attach to.
+//! next hop resolves is worked out once per set. What the prefix's pool asks for is part of the set,
+//! so that its [`Target`] leads through a tunnel for one pool and plainly for another.
 //!
 //! What always holds: a set lives as long as a route uses it; a route's number stays the same
 //! while it lives; nothing here is a scan but what says so.
@@ -17,7 +17,7 @@ use foldhash::fast::FixedState;
 use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopSet};
 
 use super::route::{Form, Hops, RouteKey, Target};
-use super::topology::Resolution;
+use super::tunnel::{Asked, NoTarget, Way};
 
 /// Number of a next-hop set.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -77,9 +77,16 @@ impl Route {
     }
 }
 
+/// What makes a set: routes to the same next hops may still be forwarded by different ways.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct SetKey {
+    pub next_hops: NextHopSet,
+    pub asked: Asked,
+}
+
 struct SetEntry {
-    next_hops: NextHopSet,
-    target: Result<Arc<Target>, Box<str>>,
+    key: SetKey,
+    target: Result<Arc<Target>, NoTarget>,
     members: Vec<u32>,
     /// Its nexthop object; 0: its routes are plain.
     group: u32,
@@ -102,7 +109,7 @@ pub(super) struct RouteTable {
     by_key: HashMap<RouteKey, u32, FixedState>,
     sets: Vec<Option<SetEntry>>,
     free_sets: Vec<u32>,
-    by_next_hops: HashMap<NextHopSet, SetId, FixedState>,
+    by_set_key: HashMap<SetKey, SetId, FixedState>,
     by_next_hop: HashMap<ForwardingNextHop, Vec<SetId>, FixedState>,
     blackhole: Arc<Target>,
     /// How many routes the kernel has, as far as is known, behind each nexthop object.
@@ -119,7 +126,7 @@ impl RouteTable {
             by_key: HashMap::default(),
             sets: Vec::new(),
             free_sets: Vec::new(),
-            by_next_hops: HashMap::default(),
+            by_set_key: HashMap::default(),
             by_next_hop: HashMap::default(),
             blackhole: Arc::new(Target::Blackhole),
             users: HashMap::default(),
@@ -220,29 +227,24 @@ impl RouteTable {
         (0..).zip(&self.routes).filter_map(|(id, route)| route.as_ref().map(|route| (id, route)))
     }
 
-    /// The set of these next hops, if it exists.
-    pub(super) fn find_set(&self, next_hops: &NextHopSet) -> Option<SetId> {
-        self.by_next_hops.get(next_hops).copied()
+    /// The set with this key, if it exists.
+    pub(super) fn find_set(&self, key: &SetKey) -> Option<SetId> {
+        self.by_set_key.get(key).copied()
     }
 
     /// A new set. It must get a member, else it is never removed.
     pub(super) fn enter_set(
         &mut self,
-        next_hops: NextHopSet,
-        target: Result<Arc<Target>, Box<str>>,
+        key: SetKey,
+        target: Result<Arc<Target>, NoTarget>,
     ) -> SetId {
-        let entry = SetEntry {
-            next_hops: next_hops.clone(),
-            target,
-            members: Vec::new(),
-            group: 0,
-            plain: false,
-        };
+        let entry =
+            SetEntry { key: key.clone(), target, members: Vec::new(), group: 0, plain: false };
         let set = SetId(place(&mut self.sets, &mut self.free_sets, entry));
-        for next_hop in &next_hops {
+        for next_hop in &key.next_hops {
             self.by_next_hop.entry(*next_hop).or_default().push(set);
         }
-        self.by_next_hops.insert(next_hops, set);
+        self.by_set_key.insert(key, set);
         set
     }
 
@@ -251,12 +253,19 @@ impl RouteTable {
         self.by_next_hop.get(next_hop).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn set_next_hops(&self, set: SetId) -> &NextHopSet {
-        &self.entry(set).next_hops
+    pub(super) fn set_key(&self, set: SetId) -> &SetKey {
+        &self.entry(set).key
+    }
+
+    /// The sets that ask for a tunnel: a scan of the sets.
+    pub(super) fn sets_that_ask(&self) -> impl Iterator<Item = (SetId, &SetKey)> {
+        let sets =
+            (0..).zip(&self.sets).filter_map(|(id, entry)| Some((SetId(id), entry.as_ref()?)));
+        sets.map(|(id, entry)| (id, &entry.key)).filter(|(_, key)| key.asked != Asked::Nothing)
     }
 
     /// Gives a set another target; says whether it really is another.
-    pub(super) fn set_target(&mut self, set: SetId, target: Result<Arc<Target>, Box<str>>) -> bool {
+    pub(super) fn set_target(&mut self, set: SetId, target: Result<Arc<Target>, NoTarget>) -> bool {
         let entry = self.entry_mut(set);
         if entry.target == target {
             return false;
@@ -267,8 +276,8 @@ impl RouteTable {
     }
 
     /// Where a set leads, or why nowhere.
-    pub(super) fn set_leads(&self, set: SetId) -> Result<&Arc<Target>, &str> {
-        self.entry(set).target.as_ref().map_err(|reason| &**reason)
+    pub(super) fn set_leads(&self, set: SetId) -> Result<&Arc<Target>, &NoTarget> {
+        self.entry(set).target.as_ref()
     }
 
     /// The routes of a set.
@@ -342,12 +351,23 @@ impl RouteTable {
     }
 
     /// Where a wanted route is to lead, or why nowhere.
-    pub(super) fn target(&self, route: &Route) -> Result<&Arc<Target>, &str> {
+    pub(super) fn target(&self, route: &Route) -> Result<&Arc<Target>, Option<&NoTarget>> {
         match route.want {
-            Want::Nothing => Err("not wanted"),
+            Want::Nothing => Err(None),
             Want::Blackhole => Ok(&self.blackhole),
-            Want::Set(set) => self.entry(set).target.as_ref().map_err(|reason| &**reason),
+            Want::Set(set) => self.entry(set).target.as_ref().map_err(Some),
         }
+    }
+
+    /// Whether any route that the kernel has may lead to where `leads` says: a scan.
+    pub(super) fn any_present(&self, leads: impl Fn(&Target) -> bool) -> bool {
+        self.routes.iter().flatten().any(|route| match &route.have {
+            Have::Absent => false,
+            Have::Unknown => true,
+            Have::Present { form: Form::Plain(target), .. } => leads(target),
+            // Where objects lead is theirs to say.
+            Have::Present { form: Form::Group(_), .. } => false,
+        })
     }
 
     /// Whether any set leads over the interface.
@@ -369,8 +389,8 @@ impl RouteTable {
     fn remove_set(&mut self, set: SetId) -> Option<Retired> {
         let entry = self.sets[set.0 as usize].take()?;
         self.free_sets.push(set.0);
-        self.by_next_hops.remove(&entry.next_hops);
-        for next_hop in &entry.next_hops {
+        self.by_set_key.remove(&entry.key);
+        for next_hop in &entry.key.next_hops {
             if let Some(sets) = self.by_next_hop.get_mut(next_hop) {
                 sets.retain(|known| *known != set);
                 if sets.is_empty() {
@@ -378,32 +398,34 @@ impl RouteTable {
                 }
             }
         }
-        Some(Retired { next_hops: entry.next_hops, group: entry.group })
+        Some(Retired { next_hops: entry.key.next_hops, group: entry.group })
     }
 }
 
-/// The target of a set from how its next hops resolve: all hops of those that do; where none does,
-/// the first one's reason.
-pub(super) fn combine<'a>(
-    resolutions: impl Iterator<Item = (&'a ForwardingNextHop, &'a Resolution)>,
-) -> Result<Arc<Target>, Box<str>> {
-    let (mut all, mut reason) = (Hops::new(), None);
-    for (next_hop, resolution) in resolutions {
-        match resolution {
-            Resolution::Reachable { hops, .. } => all.extend_from_slice(hops),
-            Resolution::Unreachable(why) if reason.is_none() => {
-                reason = Some(format!("next hop {} unreachable: {why}", next_hop.address));
+/// The target of a set from the ways to its next hops: all hops of those there are; where there is
+/// none, the first one's reason.
+pub(super) fn combine(
+    ways: impl Iterator<Item = Result<Way, NoTarget>>,
+) -> Result<Arc<Target>, NoTarget> {
+    let (mut all, mut preferred, mut obstacle) = (Hops::new(), None, None::<NoTarget>);
+    for way in ways {
+        match way {
+            Ok(Way { hops, source }) => {
+                all.extend_from_slice(&hops);
+                preferred = preferred.or(source);
             }
-            Resolution::Unreachable(_) => {}
+            Err(no) => match &mut obstacle {
+                None => obstacle = Some(no),
+                Some(first) => first.withhold |= no.withhold,
+            },
         }
     }
     if all.is_empty() {
-        let reason = reason.unwrap_or_else(|| "no next hop".to_owned());
-        return Err(reason.into_boxed_str());
+        return Err(obstacle.unwrap_or_else(|| NoTarget::wait("no next hop")));
     }
     all.sort_unstable();
     all.dedup();
-    Ok(Arc::new(Target::Unicast(all)))
+    Ok(Arc::new(Target::Unicast { hops: all, source: preferred }))
 }
 
 fn place<T>(slots: &mut Vec<Option<T>>, free: &mut Vec<u32>, value: T) -> u32 {
@@ -426,9 +448,10 @@ mod tests {
         RouteKey { prefix, metric: 1179, table: 254 }
     }
 
-    fn next_hops(number: u8) -> NextHopSet {
+    fn next_hops(number: u8) -> SetKey {
         let address = format!("192.0.2.{number}").parse().unwrap();
-        NextHopSet::from_slice(&[ForwardingNextHop { address, interface: 0 }])
+        let next_hops = NextHopSet::from_slice(&[ForwardingNextHop { address, interface: 0 }]);
+        SetKey { next_hops, asked: Asked::Nothing }
     }
 
     proptest! {
@@ -447,7 +470,7 @@ mod tests {
                         let hops = next_hops(set);
                         Want::Set(match table.find_set(&hops) {
                             Some(found) => found,
-                            None => table.enter_set(hops, Err("".into())),
+                            None => table.enter_set(hops, Err(NoTarget::wait(""))),
                         })
                     }
                 };

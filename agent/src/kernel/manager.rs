@@ -108,6 +108,7 @@ impl<S: NextHopSink> Manager<S> {
             }
             // Before anything is written in a new place.
             memory.write(&reconciler.territories());
+            monitor.watch_neighbours(reconciler.watched_neighbours());
             if stopping.as_ref().is_none_or(|stopping| stopping.withdraw) {
                 pump(&mut reconciler, &jobs, &mut write_jobs, now)?;
             }
@@ -119,7 +120,7 @@ impl<S: NextHopSink> Manager<S> {
                 }
                 return Ok(());
             }
-            let mut deadline = reconciler.deadline(answering.is_some());
+            let mut deadline = reconciler.deadline(answering.is_some(), now);
             if let Some(due) = settings.due() {
                 deadline = Some(deadline.map_or(due, |at| at.min(due)));
             }
@@ -188,6 +189,10 @@ fn pump(
         // The channel holds all the writes and the one dump that may be on their way.
         jobs.try_send(job).map_err(|_| "the writer's thread has ended".to_owned())
     };
+    // Before the routes that depend on it.
+    if let Some(job) = reconciler.next_tunnel_job(now) {
+        hand_over(job)?;
+    }
     while *write_jobs < JOBS {
         // Objects first, because routes refer to them; last as well, when it has turned out that no
         // route needs them any more.

@@ -16,9 +16,10 @@
 //! ```
 //!
 //! `reconcile` decides, without IO or clock, over `desired` (what is wanted, what the kernel has),
-//! `topology` and `nexthop` (what resolves how), `objects` (large next-hop sets as nexthop objects of
-//! the kernel) and `hold` (how long to wait); `writer`, `monitor` and `socket` talk to the kernel in
-//! the octets of `wire` and `route`. `memory` keeps where our routes are across restarts.
+//! `topology` and `nexthop` (what resolves how), `tunnel` (by which way), `objects` (large next-hop
+//! sets as nexthop objects of the kernel) and `hold` (how long to wait); `writer`, `monitor` and
+//! `socket` talk to the kernel in the octets of `wire` and `route`. `memory` keeps where our routes
+//! are across restarts.
 
 mod desired;
 mod forwarding;
@@ -35,6 +36,7 @@ mod render;
 mod route;
 mod socket;
 mod topology;
+mod tunnel;
 pub(crate) mod wire;
 mod writer;
 
@@ -59,6 +61,10 @@ use self::monitor::Monitor;
 use self::reconcile::Reconciler;
 use self::socket::RequestSocket;
 pub(crate) use self::socket::raise_receive_buffer;
+use self::tunnel::Pace;
+pub use self::tunnel::{
+    Encapsulation, TunnelConfig, TunnelMode, TunnelNode, TunnelPool, TunnelStatus,
+};
 use self::writer::Territory;
 
 /// Where a container finds the host's `/proc/sys/net`, writable; its own is not.
@@ -86,6 +92,8 @@ pub struct KernelConfig {
     /// Where is remembered in which tables and under which protocol numbers our routes are, so that
     /// what a former life has left elsewhere goes at the first sync; `None`: nowhere.
     pub memory: Option<PathBuf>,
+    /// Which prefixes travel by which tunnel, and between which nodes.
+    pub tunnels: TunnelConfig,
 }
 
 /// How routes are written that share their next hops with many others.
@@ -141,6 +149,8 @@ pub struct KernelStatus {
     pub errors: KernelErrors,
     /// Problems in words, each with its fix (forwarding off, missing capability, …).
     pub problems: Vec<String>,
+    /// The tunnel devices that are needed, or there.
+    pub tunnels: Vec<TunnelStatus>,
 }
 
 /// What went wrong between us and the kernel, counted since start. None of it is lost: what was
@@ -196,6 +206,11 @@ pub struct Tuning {
     pub settle: Duration,
     /// Time between two slow comparisons of everything.
     pub audit: Duration,
+    /// How long a new tunnel device is there before routes are moved to it: the other nodes get
+    /// theirs at about the same time, not at the same moment.
+    pub tunnel_lead: Duration,
+    /// How long a tunnel device is kept that is not needed any more.
+    pub tunnel_linger: Duration,
 }
 
 impl Default for Tuning {
@@ -205,6 +220,8 @@ impl Default for Tuning {
             answer_buffer: socket::RECEIVE_BUFFER,
             settle: Duration::from_millis(250),
             audit: Duration::from_secs(300),
+            tunnel_lead: Duration::from_secs(2),
+            tunnel_linger: Duration::from_secs(10),
         }
     }
 }
@@ -259,6 +276,7 @@ impl KernelHandle {
         let now = tokio::time::Instant::now().into_std();
         let memory = Memory::new(config.memory.clone());
         let mut reconciler = Reconciler::new(config, &memory.read(), tuning.settle, now);
+        reconciler.set_pace(Pace { lead: tuning.tunnel_lead, linger: tuning.tunnel_linger });
         let snapshot = writer::dump_all(&mut socket, &reconciler.territories())
             .context("cannot list the kernel's routes")?;
         reconciler.snapshot(snapshot, now);
@@ -368,9 +386,9 @@ impl KernelStart {
             let drain = Some(Arc::new(Drain(drain.abort_handle())));
             return Ok(KernelHandle { commands: None, failure, _drain: drain });
         };
-        // Some more than the writes in flight: a dump, and lists of nexthop objects.
-        let (jobs, jobs_out) = mpsc::channel(writer::JOBS + 4);
-        let (done, results) = mpsc::channel(writer::JOBS + 4);
+        // Some more than the writes in flight: a dump, lists of nexthop objects, the tunnels.
+        let (jobs, jobs_out) = mpsc::channel(writer::JOBS + 5);
+        let (done, results) = mpsc::channel(writer::JOBS + 5);
         let writer = std::thread::Builder::new()
             .name("kernel-writer".to_owned())
             .spawn(move || writer::run(socket, jobs_out, &done))

@@ -19,6 +19,7 @@ use socket2::{SockFilter, SockRef};
 use super::objects::KernelObject;
 use super::route::{Address, KernelRoute, Link};
 use super::socket::raise_receive_buffer;
+use super::tunnel::Neighbour;
 use super::wire::{self, Header};
 
 /// Octets that may wait, where the capability allows it.
@@ -28,6 +29,7 @@ const BURST: usize = 256;
 const READ_SIZE: usize = 64 << 10;
 
 const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_NEIGH: u32 = 3;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
@@ -35,8 +37,9 @@ const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_IPV4_NETCONF: u32 = 24;
 const RTNLGRP_IPV6_NETCONF: u32 = 25;
 const RTNLGRP_NEXTHOP: u32 = 32;
-const GROUPS: [u32; 7] = [
+const GROUPS: [u32; 8] = [
     RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
     RTNLGRP_IPV4_IFADDR,
     RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV6_IFADDR,
@@ -70,6 +73,9 @@ pub(super) enum Event {
         id: u32,
         port: u32,
     },
+    /// An entry of a watched interface's neighbour table appeared or changed.
+    Neighbour(Neighbour),
+    NeighbourGone(Neighbour),
     /// A setting such as forwarding changed.
     Settings,
     /// Notifications were lost; only a dump can tell what.
@@ -80,6 +86,8 @@ pub(super) enum Event {
 pub(super) struct Monitor {
     socket: TokioSocket,
     read: Vec<u8>,
+    own_port: u32,
+    watched: Vec<u32>,
 }
 
 impl Monitor {
@@ -95,7 +103,7 @@ impl Monitor {
         } else {
             setsockopt(&socket.as_fd(), RcvBuf, &receive_buffer)?;
         }
-        SockRef::from(&*socket).attach_filter(&own_route_filter(own_port))?;
+        SockRef::from(&*socket).attach_filter(&filter(own_port, &[]))?;
         socket.bind(&SocketAddr::new(0, 0))?;
         for group in GROUPS {
             socket.add_membership(group)?;
@@ -104,7 +112,21 @@ impl Monitor {
             // A kernel without nexthop objects has no such group.
             tracing::debug!(%error, "no notifications of nexthop objects");
         }
-        Ok(Self { socket: tokio_socket, read: Vec::with_capacity(READ_SIZE) })
+        let read = Vec::with_capacity(READ_SIZE);
+        Ok(Self { socket: tokio_socket, read, own_port, watched: Vec::new() })
+    }
+
+    /// From now on entries of these interfaces' neighbour tables are reported, and of no others:
+    /// every pod has its entry, and whenever it is used that changes.
+    pub(super) fn watch_neighbours(&mut self, interfaces: Vec<u32>) {
+        if self.watched == interfaces {
+            return;
+        }
+        let filter = filter(self.own_port, &interfaces);
+        match SockRef::from(self.socket.socket_ref()).attach_filter(&filter) {
+            Ok(()) => self.watched = interfaces,
+            Err(error) => tracing::warn!(%error, "neighbour tables cannot be watched"),
+        }
     }
 
     /// Waits for notifications, then returns what is there, at most a burst of it.
@@ -182,28 +204,46 @@ fn event(header: Header, payload: &[u8]) -> Option<Event> {
         wire::RTM_NEWNEXTHOP | wire::RTM_DELNEXTHOP => {
             Event::Object { id: KernelObject::parse(payload)?.id, port: header.port }
         }
+        wire::RTM_NEWNEIGH => Event::Neighbour(Neighbour::parse(payload)?),
+        wire::RTM_DELNEIGH => Event::NeighbourGone(Neighbour::parse(payload)?),
         wire::RTM_NEWNETCONF => Event::Settings,
         _ => return None,
     })
 }
 
-/// A classic BPF program that drops messages about routes and nexthop objects of one port. Multi-octet loads are big-endian,
-/// netlink headers are in host order, hence the swapped constants.
-fn own_route_filter(port: u32) -> [SockFilter; 9] {
+/// A classic BPF program that drops messages about routes and nexthop objects of one port, and
+/// neighbour messages but for some interfaces. Multi-octet loads are big-endian, netlink headers are
+/// in host order, hence the swapped constants.
+fn filter(port: u32, interfaces: &[u32]) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const JUMP_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
+    const PORT: u32 = 12;
+    const KIND: u32 = 4;
+    const NEIGHBOUR_INTERFACE: u32 = 20;
     let kind = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
-    [
-        SockFilter::new(LOAD_WORD, 0, 0, 12),
-        SockFilter::new(JUMP_EQUAL, 0, 5, u32::from_be_bytes(port.to_ne_bytes())),
-        SockFilter::new(LOAD_HALF, 0, 0, 4),
-        SockFilter::new(JUMP_EQUAL, 4, 0, kind(wire::RTM_NEWROUTE)),
-        SockFilter::new(JUMP_EQUAL, 3, 0, kind(wire::RTM_DELROUTE)),
-        SockFilter::new(JUMP_EQUAL, 2, 0, kind(wire::RTM_NEWNEXTHOP)),
-        SockFilter::new(JUMP_EQUAL, 1, 0, kind(wire::RTM_DELNEXTHOP)),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
+    let word = |word: u32| u32::from_be_bytes(word.to_ne_bytes());
+    let accept = || SockFilter::new(RETURN, 0, 0, u32::MAX);
+    let drop = || SockFilter::new(RETURN, 0, 0, 0);
+    let mut program = vec![
+        SockFilter::new(LOAD_HALF, 0, 0, KIND),
+        SockFilter::new(JUMP_EQUAL, 9, 0, kind(wire::RTM_NEWNEIGH)),
+        SockFilter::new(JUMP_EQUAL, 8, 0, kind(wire::RTM_DELNEIGH)),
+        SockFilter::new(JUMP_EQUAL, 3, 0, kind(wire::RTM_NEWROUTE)),
+        SockFilter::new(JUMP_EQUAL, 2, 0, kind(wire::RTM_DELROUTE)),
+        SockFilter::new(JUMP_EQUAL, 1, 0, kind(wire::RTM_NEWNEXTHOP)),
+        SockFilter::new(JUMP_EQUAL, 0, 2, kind(wire::RTM_DELNEXTHOP)),
+        SockFilter::new(LOAD_WORD, 0, 0, PORT),
+        SockFilter::new(JUMP_EQUAL, 1, 0, word(port)),
+        accept(),
+        drop(),
+        SockFilter::new(LOAD_WORD, 0, 0, NEIGHBOUR_INTERFACE),
+    ];
+    for interface in interfaces {
+        program.push(SockFilter::new(JUMP_EQUAL, 0, 1, word(*interface)));
+        program.push(accept());
+    }
+    program.push(drop());
+    program
 }

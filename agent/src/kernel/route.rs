@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smallvec::SmallVec;
 
+use super::tunnel::{self, Mac};
 use super::wire::{self, MessageWriter};
 
 const RTA_DST: u16 = 1;
@@ -39,7 +40,10 @@ const RT_SCOPE_NOWHERE: u8 = 255;
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 1 << 3;
 const IFF_RUNNING: u32 = 1 << 6;
@@ -81,7 +85,12 @@ pub(super) enum Target {
     /// Packets are dropped silently.
     Blackhole,
     /// Packets leave by these hops.
-    Unicast(Hops),
+    Unicast {
+        hops: Hops,
+        /// What the node's own packets carry as source where nothing else says; `None`: the
+        /// kernel's choice.
+        source: Option<IpAddr>,
+    },
     /// Any other type of route (unreachable, local, …), by its number.
     Other(u8),
 }
@@ -98,7 +107,23 @@ pub(super) enum Form {
 impl Target {
     /// Whether a packet may leave over the interface.
     pub(super) fn uses(&self, interface: u32) -> bool {
-        matches!(self, Self::Unicast(hops) if hops.iter().any(|hop| hop.interface == interface))
+        self.hops().iter().any(|hop| hop.interface == interface)
+    }
+
+    /// The ways out; none but for a unicast route.
+    pub(super) fn hops(&self) -> &[Hop] {
+        match self {
+            Self::Unicast { hops, .. } => hops,
+            Self::Blackhole | Self::Other(_) => &[],
+        }
+    }
+
+    /// The preferred source.
+    pub(super) fn source(&self) -> Option<IpAddr> {
+        match self {
+            Self::Unicast { source, .. } => *source,
+            Self::Blackhole | Self::Other(_) => None,
+        }
     }
 }
 
@@ -177,7 +202,9 @@ impl KernelRoute {
     pub(super) fn target(&self) -> Target {
         match self.kind {
             RTN_BLACKHOLE => Target::Blackhole,
-            RTN_UNICAST => Target::Unicast(self.hops.clone()),
+            RTN_UNICAST => {
+                Target::Unicast { hops: self.hops.clone(), source: self.preferred_source }
+            }
             other => Target::Other(other),
         }
     }
@@ -237,7 +264,7 @@ pub(super) fn write_put(
     };
     let (kind, hops) = match target {
         Target::Blackhole => (RTN_BLACKHOLE, &[][..]),
-        Target::Unicast(hops) => (RTN_UNICAST, hops.as_slice()),
+        Target::Unicast { hops, .. } => (RTN_UNICAST, hops.as_slice()),
         Target::Other(kind) => (*kind, &[][..]),
     };
     let on_link_only = !hops.is_empty() && hops.iter().all(|hop| hop.via.is_none());
@@ -253,6 +280,9 @@ pub(super) fn write_put(
     let flags = flags | wire::NLM_F_REQUEST | wire::NLM_F_CREATE;
     let mut writer = MessageWriter::new(buffer, wire::RTM_NEWROUTE, flags, sequence);
     write_fixed(&mut writer, key, protocol, scope, kind, route_flags);
+    if let Some(source) = target.source() {
+        writer.attribute_address(RTA_PREFSRC, source);
+    }
     match hops {
         [] => {}
         [hop] => {
@@ -385,6 +415,37 @@ pub(super) struct Link {
     /// The medium is there.
     pub carrier: bool,
     pub loopback: bool,
+    /// Octets of the largest packet it takes.
+    pub mtu: u32,
+    pub mac: Option<Mac>,
+    pub kind: LinkKind,
+}
+
+/// What an interface is, as far as this room cares.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) enum LinkKind {
+    /// Hardware.
+    #[default]
+    Physical,
+    IpIp {
+        local: IpAddr,
+        /// Unspecified: to anybody.
+        remote: IpAddr,
+    },
+    Vxlan(VxlanLink),
+    /// Any other, by the kernel's name.
+    Other(Box<str>),
+}
+
+/// What makes a VXLAN device what it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct VxlanLink {
+    pub vni: u32,
+    pub port: u16,
+    pub local: Option<IpAddr>,
+    /// Where packets to unknown addresses go.
+    pub group: Option<IpAddr>,
+    pub learning: bool,
 }
 
 impl Link {
@@ -397,18 +458,26 @@ impl Link {
         }
         let index = wire::read_u32(fixed, 4)?;
         let flags = wire::read_u32(fixed, 8)?;
-        let name = wire::attributes(&payload[16..])
-            .find(|(kind, _)| *kind == IFLA_IFNAME)
-            .map(|(_, value)| {
-                String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
-            })
-            .unwrap_or_else(|| format!("if{index}"));
+        let (mut name, mut mtu, mut mac) = (format!("if{index}"), 0, None);
+        let mut link_kind = LinkKind::Physical;
+        for (kind, value) in wire::attributes(&payload[16..]) {
+            match kind {
+                IFLA_IFNAME => name = wire::text(value),
+                IFLA_MTU => mtu = wire::read_u32(value, 0).unwrap_or(0),
+                IFLA_ADDRESS => mac = Mac::parse(value),
+                IFLA_LINKINFO => link_kind = tunnel::link_kind(value),
+                _ => {}
+            }
+        }
         Some(Self {
             index,
             name,
             up: flags & IFF_UP != 0,
             carrier: flags & (IFF_RUNNING | IFF_LOWER_UP) != 0,
             loopback: flags & IFF_LOOPBACK != 0,
+            mtu,
+            mac,
+            kind: link_kind,
         })
     }
 }
@@ -472,6 +541,10 @@ mod tests {
         Hop { via: Some(via.parse().unwrap()), interface, onlink: false, hops: 0 }
     }
 
+    fn unicast(hops: Hops) -> Target {
+        Target::Unicast { hops, source: None }
+    }
+
     fn key(prefix: &str) -> RouteKey {
         RouteKey { prefix: prefix.parse().unwrap(), metric: 1179, table: 5000 }
     }
@@ -491,15 +564,19 @@ mod tests {
     fn requests_read_back_as_routes() {
         round_trip(key("10.1.0.0/24"), Target::Blackhole);
         round_trip(key("fd00:1::/64"), Target::Blackhole);
-        round_trip(key("10.1.0.0/24"), Target::Unicast(smallvec![hop("10.0.0.2", 3)]));
-        round_trip(key("::/0"), Target::Unicast(smallvec![hop("fe80::1", 3)]));
-        round_trip(key("10.1.0.0/24"), Target::Unicast(smallvec![hop("fe80::1", 3)]));
+        round_trip(key("10.1.0.0/24"), unicast(smallvec![hop("10.0.0.2", 3)]));
+        round_trip(key("::/0"), unicast(smallvec![hop("fe80::1", 3)]));
+        round_trip(key("10.1.0.0/24"), unicast(smallvec![hop("fe80::1", 3)]));
         let onlink = Hop { onlink: true, ..hop("10.0.0.9", 2) };
-        round_trip(key("0.0.0.0/0"), Target::Unicast(smallvec![onlink]));
+        round_trip(key("0.0.0.0/0"), unicast(smallvec![onlink]));
         let two = smallvec![hop("10.0.0.2", 3), hop("10.0.0.3", 4)];
-        round_trip(key("10.1.0.0/24"), Target::Unicast(two));
+        round_trip(key("10.1.0.0/24"), unicast(two));
         let two = smallvec![hop("fd00::2", 3), Hop { hops: 4, ..hop("fd00::3", 3) }];
-        round_trip(key("fd00:1::/64"), Target::Unicast(two));
+        round_trip(key("fd00:1::/64"), unicast(two));
+        let (hops, source) = (smallvec![onlink], "10.0.0.1".parse().ok());
+        round_trip(key("10.1.0.0/24"), Target::Unicast { hops, source });
+        let (hops, source) = (smallvec![hop("fd00::2", 3)], "fd00:9::".parse().ok());
+        round_trip(key("fd00:1::/64"), Target::Unicast { hops, source });
     }
 
     #[test]
@@ -515,7 +592,7 @@ mod tests {
     fn a_cut_route_message_never_panics() {
         let mut buffer = Vec::new();
         let two = smallvec![hop("10.0.0.2", 3), hop("10.0.0.3", 4)];
-        let form = Form::Plain(Arc::new(Target::Unicast(two)));
+        let form = Form::Plain(Arc::new(unicast(two)));
         write_put(&mut buffer, (0, 3), &key("10.1.0.0/24"), 179, &form);
         for cut in 0..buffer.len() - wire::HEADER_LENGTH {
             let _ = KernelRoute::parse(&buffer[wire::HEADER_LENGTH..wire::HEADER_LENGTH + cut]);

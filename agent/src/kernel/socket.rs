@@ -172,9 +172,23 @@ impl RequestSocket {
         &mut self,
         address: IpAddr,
     ) -> Result<Option<KernelRoute>, RequestError> {
+        self.ask(
+            wire::RTM_NEWROUTE,
+            |out, sequence| route::write_route_get(out, sequence, address),
+            KernelRoute::parse_answer,
+        )
+    }
+
+    /// Asks a question that has one answer, a message of this kind.
+    pub(super) fn ask<T>(
+        &mut self,
+        kind: u16,
+        request: impl Fn(&mut Vec<u8>, u32),
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, RequestError> {
         self.out.clear();
         self.sequence = self.sequence.wrapping_add(1);
-        route::write_route_get(&mut self.out, self.sequence, address);
+        request(&mut self.out, self.sequence);
         self.socket.send(&self.out, 0)?;
         let mut found = None;
         loop {
@@ -182,7 +196,7 @@ impl RequestSocket {
             for (header, payload) in wire::messages(&self.read) {
                 match header.kind {
                     _ if header.sequence != self.sequence => {}
-                    wire::RTM_NEWROUTE => found = KernelRoute::parse_answer(payload),
+                    answer if answer == kind => found = parse(payload),
                     wire::NLMSG_ERROR => {
                         return match wire::acknowledgement(header, payload) {
                             Some(error) => Err(error.into()),
@@ -195,7 +209,8 @@ impl RequestSocket {
         }
     }
 
-    fn dump<T>(
+    /// Lists what answers with messages of this kind.
+    pub(super) fn dump<T>(
         &mut self,
         kind: u16,
         request: impl Fn(&mut Vec<u8>, u32),

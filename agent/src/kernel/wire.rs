@@ -15,12 +15,16 @@ pub(crate) const NLMSG_DONE: u16 = 3;
 pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
 pub(super) const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_SETLINK: u16 = 19;
 pub(super) const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_DELADDR: u16 = 21;
 pub(super) const RTM_GETADDR: u16 = 22;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_DELROUTE: u16 = 25;
 pub(super) const RTM_GETROUTE: u16 = 26;
+pub(super) const RTM_NEWNEIGH: u16 = 28;
+pub(super) const RTM_DELNEIGH: u16 = 29;
+pub(super) const RTM_GETNEIGH: u16 = 30;
 pub(super) const RTM_NEWNETCONF: u16 = 80;
 pub(super) const RTM_NEWNEXTHOP: u16 = 104;
 pub(super) const RTM_DELNEXTHOP: u16 = 105;
@@ -39,6 +43,9 @@ const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLM_F_CAPPED: u16 = 0x100;
 /// Attribute of an acknowledgement: the kernel's words.
 const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// Flag of the type of an attribute that holds attributes.
+const NLA_F_NESTED: u16 = 1 << 15;
 
 pub(super) const HEADER_LENGTH: usize = 16;
 
@@ -177,6 +184,15 @@ impl<'a> MessageWriter<'a> {
         }
     }
 
+    /// An attribute that holds attributes.
+    pub(super) fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
+        let start = self.position();
+        self.octets(&0u16.to_ne_bytes());
+        self.octets(&(kind | NLA_F_NESTED).to_ne_bytes());
+        content(self);
+        self.patch_length(start);
+    }
+
     /// Where the next octet goes; for [`MessageWriter::patch_length`].
     pub(super) fn position(&self) -> usize {
         self.buffer.len()
@@ -214,6 +230,11 @@ pub(super) fn read_address(value: &[u8]) -> Option<IpAddr> {
         return Some(IpAddr::V4(Ipv4Addr::from(octets)));
     }
     <[u8; 16]>::try_from(value).ok().map(|octets| IpAddr::V6(Ipv6Addr::from(octets)))
+}
+
+/// A text that may end in NUL.
+pub(super) fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
 pub(crate) const fn align(length: usize) -> usize {

@@ -14,6 +14,7 @@ use super::route::{
     Address, Form, KernelRoute, Link, MAIN_TABLE, RouteFilter, RouteKey, write_delete, write_put,
 };
 use super::socket::{BatchOutcome, RequestError, RequestSocket};
+use super::tunnel::{self, Neighbour, Operation, Results};
 use super::wire::{self, KernelError};
 
 /// Messages in one `send`. More gains nothing, and a thousand failures at once overrun a receive
@@ -61,6 +62,8 @@ pub(super) enum Job {
     Objects(Vec<ObjectWrite>),
     /// List all nexthop objects.
     ListObjects,
+    /// Work on tunnel devices.
+    Tunnel(Vec<Operation>),
     /// List our own routes.
     DumpOwn(Vec<Territory>),
     /// List everything: links, addresses, the main table, our tables.
@@ -74,6 +77,7 @@ pub(super) enum JobDone {
     Written(Vec<(Write, Result<(), WriteError>)>),
     Objects(Vec<(ObjectWrite, Result<(), WriteError>)>),
     ObjectList(Result<Option<Vec<KernelObject>>, RequestError>),
+    Tunnel(Results),
     OwnRoutes(Result<Vec<KernelRoute>, RequestError>),
     Everything(Result<Box<Snapshot>, RequestError>),
 }
@@ -96,6 +100,8 @@ pub(super) struct Snapshot {
     pub routes: Vec<KernelRoute>,
     /// `None`: the kernel has no nexthop objects.
     pub objects: Option<Vec<KernelObject>>,
+    /// Entries of our tunnel devices.
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// Runs until the channel of jobs is closed.
@@ -109,6 +115,7 @@ pub(super) fn run(
             Job::Write(writes) => JobDone::Written(write(&mut socket, writes)),
             Job::Objects(writes) => JobDone::Objects(write_objects(&mut socket, writes)),
             Job::ListObjects => JobDone::ObjectList(socket.objects()),
+            Job::Tunnel(operations) => JobDone::Tunnel(tunnel::perform(&mut socket, operations)),
             Job::DumpOwn(territories) => JobDone::OwnRoutes(dump_own(&mut socket, &territories)),
             Job::DumpAll(territories) => {
                 JobDone::Everything(dump_all(&mut socket, &territories).map(Box::new))
@@ -241,5 +248,6 @@ pub(super) fn dump_all(
     for table in tables {
         routes.append(&mut socket.routes(RouteFilter { table, protocol: None })?);
     }
-    Ok(Snapshot { links, addresses, routes, objects })
+    let neighbours = tunnel::neighbours(socket, &links)?;
+    Ok(Snapshot { links, addresses, routes, objects, neighbours })
 }

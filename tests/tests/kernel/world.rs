@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 use routelet::kernel::{
     KernelConfig, KernelHandle, KernelStatus, NextHopSink, NexthopObjects, RouteStatus, Tuning,
+    TunnelConfig,
 };
 use routelet::lab::netns::Netns;
 use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopAnswer, NextHopState, RouteChange};
@@ -61,6 +62,7 @@ pub fn config() -> KernelConfig {
         repair: true,
         nexthop_objects: NexthopObjects::Auto,
         memory: None,
+        tunnels: TunnelConfig::default(),
     }
 }
 

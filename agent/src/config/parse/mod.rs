@@ -13,17 +13,16 @@ use routelet_bgp::core::config::Password;
 use routelet_proto::{Asn, HoldTime};
 
 use super::file::{
-    ApiFile, BgpFile, CniFile, ConfigFile, KernelFile, MemberFile, MetricsFile, NodeFile,
-    PasswordFile, PoolFile, ServicesFile, Text,
+    ApiFile, BgpFile, CniFile, ConfigFile, KernelFile, MemberFile, NodeFile, PasswordFile,
+    PoolFile, Text, TunnelsFile,
 };
 use super::problem::{Place, Problems};
 use super::scalar::{self, Scalar};
 use super::spec::{
-    At, BgpSpec, CniSpec, ConfigSpec, KernelSpec, LocalNodeSpec, NodeSpec, PoolSpec, ServicesSpec,
+    At, BgpSpec, CniSpec, ConfigSpec, KernelSpec, LocalNodeSpec, NodeSpec, PoolSpec, TunnelsSpec,
 };
 use crate::cni::{self, Plugin};
-use crate::kernel::NexthopObjects;
-use crate::metrics::{self, MeshPeers, MetricsConfig};
+use crate::kernel::{NexthopObjects, TunnelConfig, TunnelMode};
 use crate::nft::ForwardAccept;
 
 mod filter;
@@ -42,6 +41,12 @@ const DEFAULT_MESH_RESTART_TIME: u16 = 300;
 const DEFAULT_RESTART_TIME: u16 = 120;
 /// The greatest restart time (12 bits, RFC 4724 §3).
 const MAXIMUM_RESTART_TIME: u16 = 4095;
+/// VXLAN network identifiers have 24 bits (RFC 7348 §5); 0 is left out, some switches refuse it.
+const MAXIMUM_VNI: u32 = (1 << 24) - 1;
+/// IPv6 needs that much (RFC 8200 §5).
+const MINIMUM_TUNNEL_MTU: u32 = 1280;
+/// What is left of the largest packet behind the largest header.
+const MAXIMUM_TUNNEL_MTU: u32 = 65_465;
 /// The port of BGP.
 const BGP_PORT: u16 = 179;
 
@@ -91,11 +96,10 @@ pub fn parse(
         peers: each(peers, |index, peer| reader.peer(peer, index)),
         filters: each(filters, |index, filter| reader.filter(filter, index)),
         pools: each(pools, |index, pool| reader.pool(pool, index)),
-        services: reader.services(&file.services.clone().unwrap_or_default()),
+        tunnels: reader.tunnels(&file.tunnels.clone().unwrap_or_default()),
         kernel: reader.kernel(&file.kernel.clone().unwrap_or_default()),
         cni: reader.cni(&file.cni.clone().unwrap_or_default()),
         api_socket: reader.api_socket(&api),
-        metrics: reader.metrics(&file.metrics.clone().unwrap_or_default()),
         state_dir: reader.or(
             file.state_dir.as_ref(),
             "stateDir",
@@ -312,11 +316,6 @@ impl Reader<'_> {
                 DEFAULT_CONNECT_RETRY,
                 |text| Ok(Duration::from_secs(scalar::seconds(text, 1, u16::MAX)?.into())),
             ),
-            mesh_origin_check: self
-                .get(file.mesh_origin_check.as_ref(), "bgp.meshOriginCheck", |text| {
-                    scalar::choice(text, &[("Enabled", true), ("Disabled", false)])
-                })
-                .map(|at| at.value),
             maximum_paths: self.or(file.maximum_paths.as_ref(), "bgp.maximumPaths", 16, |text| {
                 scalar::number(text, 1, 64)
             }),
@@ -329,28 +328,48 @@ impl Reader<'_> {
         file.check_keys(&path, self.problems);
         let name = self.need(file.name.as_ref(), file.place, &key("name"), scalar::name);
         let cidr = self.need(file.cidr.as_ref(), file.place, &key("cidr"), prefix);
-        for (mode, name) in [(&file.ipip_mode, "ipipMode"), (&file.vxlan_mode, "vxlanMode")] {
-            let modes = [("Never", false), ("Always", true), ("CrossSubnet", true)];
-            let tunnel = self.get(mode.as_ref(), &key(name), |text| scalar::choice(text, &modes));
-            if let Some(At { value: true, place }) = tunnel {
-                self.problems.error(
-                    place,
-                    key(name),
-                    "tunnels are not supported yet by this version; only `Never` is possible",
-                );
-            }
-        }
+        let [ipip_mode, vxlan_mode] = [
+            self.tunnel_mode(file.ipip_mode.as_ref(), &key("ipipMode")),
+            self.tunnel_mode(file.vxlan_mode.as_ref(), &key("vxlanMode")),
+        ];
         let nat_outgoing =
             self.or(file.nat_outgoing.as_ref(), &key("natOutgoing"), false, scalar::boolean);
-        Some(PoolSpec { name: name?, cidr: cidr?, nat_outgoing })
+        Some(PoolSpec { name: name?, cidr: cidr?, ipip_mode, vxlan_mode, nat_outgoing })
     }
 
-    fn services(&mut self, file: &ServicesFile) -> ServicesSpec {
-        file.check_keys("services", self.problems);
-        ServicesSpec {
-            ranges: self.values(file.ranges.as_ref(), "services.ranges", prefix),
-            advertise: self.values(file.advertise.as_ref(), "services.advertise", prefix),
-            claimed: None,
+    /// The mode of a tunnel; `None` for `Never`.
+    fn tunnel_mode(&mut self, text: Option<&Text>, path: &str) -> Option<At<TunnelMode>> {
+        let modes = [
+            ("Never", None),
+            ("Always", Some(TunnelMode::Always)),
+            ("CrossSubnet", Some(TunnelMode::CrossSubnet)),
+        ];
+        let At { value, place } = self.get(text, path, |text| scalar::choice(text, &modes))?;
+        Some(At { value: value?, place })
+    }
+
+    fn tunnels(&mut self, file: &TunnelsFile) -> TunnelsSpec {
+        file.check_keys("tunnels", self.problems);
+        let defaults = TunnelConfig::default();
+        TunnelsSpec {
+            vxlan_port: self.or(
+                file.vxlan_port.as_ref(),
+                "tunnels.vxlanPort",
+                defaults.vxlan_port,
+                |text| scalar::number(text, 1, u16::MAX),
+            ),
+            vxlan_vni: self.or(
+                file.vxlan_vni.as_ref(),
+                "tunnels.vxlanVNI",
+                defaults.vxlan_vni,
+                |text| scalar::number(text, 1, MAXIMUM_VNI),
+            ),
+            mtu: self
+                .get(file.mtu.as_ref(), "tunnels.mtu", |text| {
+                    scalar::number(text, MINIMUM_TUNNEL_MTU, MAXIMUM_TUNNEL_MTU)
+                })
+                .map(|at| at.value),
+            guard: self.or(file.guard.as_ref(), "tunnels.guard", defaults.guard, scalar::boolean),
         }
     }
 
@@ -406,21 +425,6 @@ impl Reader<'_> {
             bin_dirs,
             plugin: self.or(file.plugin.as_ref(), "cni.plugin", Plugin::default(), plugin),
             mtu: self.get(file.mtu.as_ref(), "cni.mtu", mtu).map(|at| at.value),
-        }
-    }
-
-    fn metrics(&mut self, file: &MetricsFile) -> MetricsConfig {
-        file.check_keys("metrics", self.problems);
-        let default = MetricsConfig::default();
-        let listen = file.listen.as_ref();
-        let mesh_peers = file.mesh_peers.as_ref();
-        let words =
-            [("Auto", MeshPeers::Auto), ("Each", MeshPeers::Each), ("Summed", MeshPeers::Summed)];
-        MetricsConfig {
-            listen: self.or(listen, "metrics.listen", default.listen, metrics::parse_listen),
-            mesh_peers: self.or(mesh_peers, "metrics.meshPeers", default.mesh_peers, |text| {
-                scalar::choice(text, &words)
-            }),
         }
     }
 

@@ -6,7 +6,7 @@ use routelet_bgp::core::policy::{Action, ClusterPrefixes, MatchOperator, PrefixM
 use routelet_proto::{Asn, Family, FamilySet, HoldTime, Role};
 
 use super::*;
-use crate::kernel::NexthopObjects;
+use crate::kernel::{NexthopObjects, TunnelConfig, TunnelNode};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -36,6 +36,14 @@ fn defaults() {
             repair: true,
             nexthop_objects: NexthopObjects::Auto,
             memory: Some(PathBuf::from("/var/lib/routelet/kernel-routes")),
+            tunnels: TunnelConfig {
+                node: TunnelNode {
+                    name: "a".to_owned(),
+                    addresses: vec!["10.0.0.1".parse().unwrap()],
+                    pod_cidrs: vec![net("10.244.1.0/24")],
+                },
+                ..TunnelConfig::default()
+            },
         }
     );
     let speaker = &config.speaker;

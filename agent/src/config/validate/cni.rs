@@ -10,12 +10,14 @@ use crate::cni::CniConfig;
 use crate::config::problem::Problems;
 use crate::config::scalar;
 use crate::config::spec::ConfigSpec;
+use crate::kernel::TunnelConfig;
 
 /// For the CNI configuration.
 pub(super) fn cni(
     spec: &ConfigSpec,
     local: &LocalNode,
     peers: &[Arc<PeerConfig>],
+    tunnels: &TunnelConfig,
     problems: &mut Problems,
 ) -> CniConfig {
     if let Some(enabled) = spec.cni.enabled
@@ -35,9 +37,8 @@ pub(super) fn cni(
         bin_dirs: spec.cni.bin_dirs.clone(),
         plugin: spec.cni.plugin,
         mtu: spec.cni.mtu,
-        // A pool that asks for a tunnel is refused by this version.
-        overhead: 0,
-        tunnel_mtu: None,
+        overhead: tunnels.overhead(),
+        tunnel_mtu: tunnels.mtu.filter(|_| tunnels.overhead() > 0),
         pod_cidrs: local.pod_cidrs.iter().map(|at| at.value).collect(),
         addresses: local.v4.map(IpAddr::V4).into_iter().chain(local.v6.map(IpAddr::V6)).collect(),
         towards: one_of_each_family(peers),

@@ -25,6 +25,7 @@ mod cni;
 mod filter;
 mod firewall;
 mod peer;
+mod tunnels;
 
 /// How long the first sync waits for a peer that is not there, on a cold start.
 const INITIAL_DEFERRAL: Duration = Duration::from_secs(5);
@@ -75,6 +76,7 @@ pub(super) fn validate(
     let router_id = router_id(spec, &local);
     check_router_ids(router_id, &members, problems);
     check_kernel(spec, problems);
+    let tunnels = tunnels::tunnels(spec, &local, &members, problems);
     let listen = listen(spec, &local, problems);
     let filters = filter::Filters::new(&spec.filters, problems);
     let mut builder = PeerBuilder::new(spec, &local, &listen, filters, problems);
@@ -90,14 +92,13 @@ pub(super) fn validate(
     if peers.is_empty() {
         problems.warn(Place::NONE, "peers", "there is no peer at all, neither here nor in `nodes`");
     }
-    let firewall = firewall::firewall(spec, &local, &members);
-    let own = |prefix, kind| OriginatedRoute { prefix, kind };
-    let pods = pod_cidrs.iter().map(|&prefix| own(prefix, OriginatedKind::PodCidr));
-    let services = spec.services.advertise.iter();
-    let services = services.map(|at| own(at.value, OriginatedKind::Service));
-    let originated = pods.chain(services).collect();
+    let firewall = firewall::firewall(spec, &local, &members, &tunnels);
+    let originated = pod_cidrs
+        .iter()
+        .map(|&prefix| OriginatedRoute { prefix, kind: OriginatedKind::PodCidr })
+        .collect();
     let cluster_id = spec.node.route_reflector_cluster_id.map_or(router_id, |at| at.value);
-    let cni = cni::cni(spec, &local, &peers, problems);
+    let cni = cni::cni(spec, &local, &peers, &tunnels, problems);
     Some(Config {
         node_name: local.name.clone(),
         speaker: Arc::new(SpeakerConfig {
@@ -125,12 +126,12 @@ pub(super) fn validate(
             repair: spec.kernel.repair,
             nexthop_objects: spec.kernel.nexthop_objects,
             memory: Some(spec.state_dir.join("kernel-routes")),
+            tunnels,
         },
         cni,
         firewall,
         pod_cidrs,
         api_socket: spec.api_socket.clone(),
-        metrics: spec.metrics,
         state_dir: spec.state_dir.clone(),
         warnings: Vec::new(),
     })

@@ -222,10 +222,11 @@ impl Objects {
         (singles.count(), groups.count())
     }
 
-    /// Whether a target can be written as a group: every hop is a neighbour over an interface.
+    /// Whether a target can be written as a group: every hop is a neighbour over an interface. A
+    /// preferred source is the route's own and would not move with the object.
     pub(super) fn fits(target: &Target) -> bool {
-        let Target::Unicast(hops) = target else { return false };
-        !hops.is_empty() && hops.iter().all(|hop| gate(hop).is_some())
+        let hops = target.hops();
+        target.source().is_none() && !hops.is_empty() && hops.iter().all(|hop| gate(hop).is_some())
     }
 
     /// Whether an object of ours leads over the interface.
@@ -561,7 +562,7 @@ impl Objects {
             return None;
         }
         hops.sort_unstable();
-        let target = Target::Unicast(hops);
+        let target = Target::Unicast { hops, source: None };
         match self.groups.get(&id).and_then(|group| group.want.as_ref()) {
             Some(want) if **want == target => Some(want.clone()),
             _ => Some(Arc::new(target)),
@@ -574,7 +575,7 @@ impl Objects {
         if group.busy || group.effective.as_ref() == Some(&want) || self.waiting.contains(&id) {
             return;
         }
-        let Target::Unicast(hops) = &*want else { return };
+        let hops = want.hops();
         let replace = group.have == Presence::Present;
         let protocol = self.protocol;
         let mut members = Members::new();

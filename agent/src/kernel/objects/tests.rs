@@ -1,6 +1,8 @@
 use smallvec::smallvec;
 
+use super::super::desired::SetKey;
 use super::super::route::Hops;
+use super::super::tunnel::{Asked, NoTarget};
 use super::super::wire::KernelError;
 use super::*;
 
@@ -11,7 +13,8 @@ fn target(hops: &[(&str, u32)]) -> Arc<Target> {
         onlink: false,
         hops: 0,
     };
-    Arc::new(Target::Unicast(hops.iter().map(hop).collect::<Hops>()))
+    let hops = hops.iter().map(hop).collect::<Hops>();
+    Arc::new(Target::Unicast { hops, source: None })
 }
 
 fn table() -> (super::super::desired::RouteTable, Vec<SetId>) {
@@ -19,7 +22,8 @@ fn table() -> (super::super::desired::RouteTable, Vec<SetId>) {
     let sets = (1..4).map(|number| {
         let address = format!("192.0.2.{number}").parse().unwrap();
         let next_hop = routelet_bgp::core::forwarding::ForwardingNextHop { address, interface: 0 };
-        table.enter_set([next_hop].into_iter().collect(), Err("".into()))
+        let next_hops = [next_hop].into_iter().collect();
+        table.enter_set(SetKey { next_hops, asked: Asked::Nothing }, Err(NoTarget::wait("")))
     });
     let sets = sets.collect();
     (table, sets)

@@ -155,7 +155,7 @@ impl Reconciler {
             self.release_group(group);
             self.errors.surrendered += 1;
             tracing::warn!(
-                next_hops = ?self.table.set_next_hops(set),
+                next_hops = ?self.table.set_key(set).next_hops,
                 "the kernel refuses nexthop objects for these next hops: plain routes instead"
             );
             for id in self.table.members(set).to_vec() {

@@ -15,6 +15,7 @@
 mod grouped;
 mod observe;
 mod report;
+mod tunnels;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,13 +23,11 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
-use routelet_bgp::core::forwarding::{
-    ForwardingNextHop, NextHopAnswer, NextHopSet, NextHopState, RouteChange,
-};
+use routelet_bgp::core::forwarding::{ForwardingNextHop, NextHopAnswer, NextHopState, RouteChange};
 use routelet_proto::{Family, FamilySet};
 
 use super::KernelConfig;
-use super::desired::{Have, Route, RouteTable, SetId, Want, combine};
+use super::desired::{Have, Route, RouteTable, SetId, SetKey, Want};
 use super::hold::{Holds, LogGate};
 use super::latency::{Latency, Ticks};
 use super::nexthop::{self, NextHops};
@@ -36,6 +35,7 @@ use super::objects::Objects;
 use super::render;
 use super::route::{Form, RouteKey, Target};
 use super::topology::{Affected, RouteList, Topology};
+use super::tunnel::{Pace, Tunnels};
 use super::writer::{Action, Job, Territory, Write};
 use super::{KernelErrors, NexthopObjects};
 
@@ -74,6 +74,7 @@ pub(super) struct Reconciler {
     next_hops: NextHops,
     table: RouteTable,
     objects: Objects,
+    tunnels: Tunnels,
     /// Somebody else's routes with a key that ours could have.
     clashes: HashMap<RouteKey, RouteList, FixedState>,
     queue: VecDeque<u32>,
@@ -121,7 +122,9 @@ impl Reconciler {
         let mut territories = vec![current];
         territories.extend(former.iter().filter(|former| **former != current));
         let objects = config.nexthop_objects == NexthopObjects::Auto;
+        let pace = Pace { lead: Duration::ZERO, linger: Duration::ZERO };
         let mut reconciler = Self {
+            tunnels: Tunnels::new(config.tunnels.clone(), pace),
             objects: Objects::new(objects, config.protocol),
             config,
             territories,
@@ -185,7 +188,7 @@ impl Reconciler {
             return;
         }
         let id = self.table.enter(key);
-        let set = self.set(change.next_hops);
+        let set = self.set_for(&key.prefix, change.next_hops);
         self.decided(id, Want::Set(set), change.decided);
         self.set_want(id, Want::Set(set), now);
         self.consider_group(set, now);
@@ -252,6 +255,7 @@ impl Reconciler {
         for prefix in self.config.blackholes.clone() {
             self.want_blackhole(prefix, now);
         }
+        self.apply_tunnels(self.config.tunnels.clone(), now);
         if self.config.repair && !before.repair {
             for id in self.table.ids() {
                 if self.table.get(id).is_some_and(|route| route.lost) {
@@ -299,6 +303,8 @@ impl Reconciler {
     pub(super) fn withdraw_all(&mut self, now: Instant) {
         self.sync = SyncState::Done;
         self.stale.clear();
+        self.tunnels.withdraw();
+        self.look_at_tunnels(now);
         for id in self.table.ids() {
             if self.table.get(id).is_some() {
                 self.set_want(id, Want::Nothing, now);
@@ -376,6 +382,7 @@ impl Reconciler {
             && self.recheck_running.is_none()
             && self.objects.idle()
             && !self.objects_to_remove()
+            && self.tunnels.idle()
     }
 
     /// Nothing is on its way to the kernel.
@@ -388,6 +395,7 @@ impl Reconciler {
         for id in self.holds.due(now) {
             self.push(id);
         }
+        self.follow(now);
         if let Some(more) = self.gate.flush(now) {
             tracing::warn!(routes = more, "more routes of ours were taken away and are put back");
         }
@@ -419,14 +427,15 @@ impl Reconciler {
 
     /// When [`Reconciler::advance`] or [`Reconciler::next_dump`] has something next. `answering` as
     /// for `advance`.
-    pub(super) fn deadline(&self, answering: bool) -> Option<Instant> {
+    pub(super) fn deadline(&self, answering: bool, now: Instant) -> Option<Instant> {
         let recheck = (self.recheck.is_some() && self.recheck_running.is_none())
             .then_some(self.recheck_not_before);
         let settled = self.idle() && self.answers.is_empty() && !answering;
         let settle = (self.sync == SyncState::Seen && settled).then_some(self.settle_until);
+        let tunnels = self.tunnels.deadline(now);
         let waits = [self.holds.next(), self.group_holds.next()];
         let gates = [self.gate.next(), self.refusals.next()];
-        waits.into_iter().chain(gates).chain([recheck, settle]).flatten().min()
+        waits.into_iter().chain(gates).chain([recheck, settle, tunnels]).flatten().min()
     }
 
     fn synced(&mut self) {
@@ -449,21 +458,15 @@ impl Reconciler {
         self.set_want(id, Want::Blackhole, now);
     }
 
-    fn set(&mut self, next_hops: NextHopSet) -> SetId {
-        if let Some(set) = self.table.find_set(&next_hops) {
+    fn set(&mut self, key: SetKey) -> SetId {
+        if let Some(set) = self.table.find_set(&key) {
             return set;
         }
-        for next_hop in &next_hops {
+        for next_hop in &key.next_hops {
             self.next_hops.retain(*next_hop, &self.topology);
         }
-        let target = self.combined(&next_hops);
-        self.table.enter_set(next_hops, target)
-    }
-
-    fn combined(&self, next_hops: &NextHopSet) -> Result<Arc<Target>, Box<str>> {
-        combine(next_hops.iter().filter_map(|next_hop| {
-            self.next_hops.resolution(next_hop).map(|resolution| (next_hop, resolution))
-        }))
+        let target = self.combined(&key);
+        self.table.enter_set(key, target)
     }
 
     fn set_want(&mut self, id: u32, want: Want, now: Instant) {
@@ -558,7 +561,12 @@ impl Reconciler {
         let route = self.table.get(id)?;
         let group = self.table.group_of(route);
         let decision = match self.table.target(route) {
-            Err(reason) => Err(Box::from(reason)),
+            Err(None) => return None,
+            Err(Some(no)) if no.withhold && *route.have() != Have::Absent => {
+                let reason = no.reason.clone();
+                return self.withhold(id, reason);
+            }
+            Err(Some(no)) => Err(no.reason.clone()),
             Ok(target) => match self.clash(&key) {
                 Some(clash) => Err(clash.into_boxed_str()),
                 None if group == 0 => Ok(Form::Plain(target.clone())),
@@ -585,6 +593,23 @@ impl Reconciler {
                 Some(Write { id, key, protocol: self.config.protocol, action })
             }
         }
+    }
+
+    /// Takes away what would carry packets in the open that belong into a tunnel.
+    fn withhold(&mut self, id: u32, reason: Box<str>) -> Option<Write> {
+        let (may_remove, ours) = (self.may_remove(), self.config.protocol);
+        let route = self.table.get_mut(id)?;
+        route.failure = Some(reason);
+        if !may_remove {
+            self.stale.insert(id);
+            return None;
+        }
+        route.in_flight = true;
+        let protocol = match *route.have() {
+            Have::Present { protocol, .. } => protocol,
+            Have::Absent | Have::Unknown => ours,
+        };
+        Some(Write { id, key: route.key, protocol, action: Action::Delete })
     }
 
     fn clash(&self, key: &RouteKey) -> Option<String> {
@@ -624,12 +649,7 @@ impl Reconciler {
         }
         sets.sort_unstable();
         sets.dedup();
-        for set in sets {
-            let target = self.combined(self.table.set_next_hops(set));
-            if self.table.set_target(set, target) {
-                self.retarget(set, now);
-            }
-        }
+        self.combine_again(&sets, now);
     }
 }
 

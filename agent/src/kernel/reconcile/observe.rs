@@ -67,6 +67,7 @@ impl Reconciler {
                 self.objects.recheck_failed();
                 self.request(Recheck::Own);
             }
+            JobDone::Tunnel(results) => self.tunnel_done(results, now),
             JobDone::OwnRoutes(Ok(routes)) => {
                 self.dump_finished(now);
                 self.own_routes(routes, now);
@@ -82,7 +83,7 @@ impl Reconciler {
 
     /// Takes everything the kernel says: at start, and after an overrun.
     pub(in super::super) fn snapshot(&mut self, snapshot: Snapshot, now: Instant) {
-        let Snapshot { links, addresses, routes, objects } = snapshot;
+        let Snapshot { links, addresses, routes, objects, neighbours } = snapshot;
         self.objects.set_supported(objects.is_some());
         let (own, foreign): (Vec<_>, Vec<_>) =
             routes.into_iter().partition(|route| self.is_ours(route));
@@ -93,7 +94,10 @@ impl Reconciler {
         let main = foreign.into_iter().filter(|route| self.may_resolve_through(route));
         self.topology = Topology::new(links, addresses, main);
         self.listed_objects(objects, now);
+        self.observe_tunnels(now);
+        self.tunnels.load_entries(&neighbours);
         self.refresh(&[Affected::All], now);
+        self.choose_again(now);
         let adopted = own.len();
         let found = own.iter().map(|route| super::family(route.key.prefix)).collect();
         self.own_routes(own, now);
@@ -105,7 +109,9 @@ impl Reconciler {
     /// Takes notifications, in order.
     pub(in super::super) fn events(&mut self, events: Vec<Event>, now: Instant) {
         let (mut affected, mut own) = (Vec::new(), Vec::new());
+        let (mut devices, mut entries) = (false, false);
         for event in events {
+            devices |= !matches!(event, Event::Route { .. } | Event::RouteGone { .. });
             match event {
                 Event::Link(link) => {
                     let (index, used) = (link.index, self.table.uses(link.index));
@@ -154,7 +160,12 @@ impl Reconciler {
                         self.objects.doubt(Some((id, port)));
                     }
                 }
-                Event::Settings => self.settings_changed = true,
+                Event::Neighbour(entry) => entries |= self.tunnels.entry_event(&entry, false),
+                Event::NeighbourGone(entry) => entries |= self.tunnels.entry_event(&entry, true),
+                Event::Settings => {
+                    self.settings_changed = true;
+                    self.tunnels.settings_changed();
+                }
                 Event::Overrun => {
                     tracing::warn!("kernel notifications were lost; comparing everything");
                     self.errors.overruns += 1;
@@ -164,6 +175,12 @@ impl Reconciler {
         }
         // Only now, so that a route that went with its link is not taken for deleted by somebody.
         self.refresh(&affected, now);
+        if devices {
+            self.look_at_tunnels(now);
+        }
+        if entries {
+            self.choose_again(now);
+        }
         for event in own {
             self.own_event(event, now);
         }
@@ -240,8 +257,7 @@ impl Reconciler {
             }
             Err(WriteError::Refused(error)) => {
                 self.errors.refused += 1;
-                let several =
-                    |target: &Target| matches!(target, Target::Unicast(hops) if hops.len() > 1);
+                let several = |target: &Target| target.hops().len() > 1;
                 match &action {
                     // An IPv6 route of several hops is put in hop by hop.
                     Action::Create(Form::Plain(target)) | Action::Replace(Form::Plain(target))
@@ -416,7 +432,7 @@ impl Reconciler {
         // is not said. Writing the whole route again settles it.
         let partial = have == Have::Absent
             && matches!(known.have(), Have::Present { form: Form::Plain(target), .. }
-                if **target != route.target() && matches!(&**target, Target::Unicast(hops) if hops.len() > 1));
+                if **target != route.target() && target.hops().len() > 1);
         if partial {
             self.table.set_have(id, Have::Unknown);
             self.push(id);

@@ -20,7 +20,8 @@ impl Reconciler {
             nexthop_objects: self.objects.enabled().then(|| self.objects.counts().1),
             latency: self.latency.clone(),
             errors: self.errors,
-            problems: self.write_problem.iter().cloned().collect(),
+            problems: self.write_problem.iter().cloned().chain(self.tunnels.problems()).collect(),
+            tunnels: self.tunnels.status(&self.topology),
             ..KernelStatus::default()
         };
         for (id, route) in self.table.iter().filter(|(_, route)| route.want() != Want::Nothing) {
@@ -59,7 +60,7 @@ impl Reconciler {
         let Some(Want::Set(set)) = route.map(|(_, route)| route.want()) else {
             return Vec::new();
         };
-        let next_hops = self.table.set_next_hops(set).iter();
+        let next_hops = self.table.set_key(set).next_hops.iter();
         next_hops
             .map(|next_hop| {
                 let words = match self.next_hops.resolution(next_hop) {

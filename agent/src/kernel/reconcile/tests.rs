@@ -1,14 +1,15 @@
 //! Decisions without a kernel: events, results and time as arguments.
 
+use routelet_bgp::core::forwarding::NextHopSet;
 use smallvec::smallvec;
 
 use super::super::desired::Have;
 use super::super::monitor::Event;
-use super::super::route::{Address, Hop, KernelRoute, Link};
+use super::super::route::{Address, Hop, KernelRoute, Link, LinkKind};
 use super::super::wire::KernelError;
 use super::super::writer::{JobDone, Snapshot, WriteError};
 use super::*;
-use crate::kernel::RouteStatus;
+use crate::kernel::{RouteStatus, TunnelConfig};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;
@@ -29,6 +30,7 @@ fn config() -> KernelConfig {
         repair: true,
         nexthop_objects: NexthopObjects::Auto,
         memory: None,
+        tunnels: TunnelConfig::default(),
     }
 }
 
@@ -56,6 +58,19 @@ fn ours(words: &str, via: &str, interface: u32) -> KernelRoute {
     route
 }
 
+fn plain_link() -> Link {
+    Link {
+        index: 0,
+        name: String::new(),
+        up: true,
+        carrier: true,
+        loopback: false,
+        mtu: 1500,
+        mac: None,
+        kind: LinkKind::Physical,
+    }
+}
+
 fn next_hops(words: &[&str]) -> NextHopSet {
     words
         .iter()
@@ -64,13 +79,7 @@ fn next_hops(words: &[&str]) -> NextHopSet {
 }
 
 fn snapshot(own: &[KernelRoute]) -> Snapshot {
-    let link = |index: u32| Link {
-        index,
-        name: format!("eth{}", index - 2),
-        up: true,
-        carrier: true,
-        loopback: false,
-    };
+    let link = |index: u32| Link { index, name: format!("eth{}", index - 2), ..plain_link() };
     let mut routes = vec![foreign("10.0.0.0/24", None, ETH0), foreign("10.0.1.0/24", None, ETH1)];
     routes.extend_from_slice(own);
     let address = "10.0.0.1".parse().unwrap();
@@ -79,6 +88,7 @@ fn snapshot(own: &[KernelRoute]) -> Snapshot {
         addresses: vec![Address { interface: ETH0, address }],
         routes,
         objects: None,
+        neighbours: Vec::new(),
     }
 }
 
@@ -109,7 +119,7 @@ impl Bench {
         let via = |form: &Form| match form {
             Form::Group(group) => format!("by object {group:x}"),
             Form::Plain(target) => match &**target {
-                Target::Unicast(hops) => hops
+                Target::Unicast { hops, .. } => hops
                     .iter()
                     .map(|hop| hop.via.unwrap().to_string())
                     .collect::<Vec<_>>()
@@ -227,7 +237,10 @@ fn nothing_goes_before_what_is_wanted_is_acknowledged() {
     bench.reconciler.answered(bench.now);
     bench.reconciler.advance(false, bench.now);
     assert!(bench.writes().is_empty());
-    assert_eq!(bench.reconciler.deadline(false), Some(bench.now + Duration::from_millis(250)));
+    assert_eq!(
+        bench.reconciler.deadline(false, bench.now),
+        Some(bench.now + Duration::from_millis(250))
+    );
     bench.now += Duration::from_millis(250);
     assert_eq!(bench.settle(), ["delete 10.3.0.0/24"]);
 }
@@ -295,7 +308,7 @@ fn what_goes_with_its_link_is_not_repaired_but_waits_for_it() {
     bench.settle();
     bench.sync();
     let down =
-        Link { index: ETH0, name: "eth0".to_owned(), up: false, carrier: false, loopback: false };
+        Link { index: ETH0, name: "eth0".to_owned(), up: false, carrier: false, ..plain_link() };
     let up = Link { up: true, carrier: true, ..down.clone() };
     bench.event(Event::Link(down));
     assert!(bench.settle().is_empty());
@@ -321,8 +334,7 @@ fn a_new_interface_of_a_pod_asks_for_no_dump() {
     let mut bench = Bench::new(&[]);
     bench.want("10.1.0.0/24", &["10.0.0.2"]);
     bench.settle();
-    let pod =
-        Link { index: 77, name: "cali0".to_owned(), up: true, carrier: true, loopback: false };
+    let pod = Link { index: 77, name: "cali0".to_owned(), ..plain_link() };
     bench.event(Event::Link(pod));
     bench.event(Event::Route {
         route: foreign("10.244.1.5/32", None, 77),
@@ -361,7 +373,7 @@ fn dumps_are_limited_to_a_tenth_of_the_time() {
     let all = Box::new(snapshot(&[]));
     bench.reconciler.done(JobDone::Everything(Ok(all)), bench.now);
     assert!(bench.reconciler.next_dump(bench.now).is_none());
-    let next = bench.reconciler.deadline(false).unwrap();
+    let next = bench.reconciler.deadline(false, bench.now).unwrap();
     assert_eq!(next, bench.now + Duration::from_millis(300));
     assert!(bench.reconciler.next_dump(next).is_some());
     assert!(bench.reconciler.next_dump(next + Duration::from_secs(9)).is_none());

@@ -3,7 +3,7 @@
 //! In flow: a [`Snapshot`]'s parts, then single events. Out flow: how a next hop resolves.
 //!
 //! What always holds: no route of our own is in here, so that a next hop can never resolve through
-//! one. A route whose interface is down is not in here either, as it is not in the kernel: the
+//! one; nor does it through a tunnel device of ours, whoever's the route is. A route whose interface is down is not in here either, as it is not in the kernel: the
 //! kernel takes IPv4 routes away silently when a link goes down, or the last address of an
 //! interface goes, and this table does the same by itself.
 //!
@@ -22,6 +22,7 @@ use smallvec::SmallVec;
 
 use super::render;
 use super::route::{self, Address, Hop, Hops, KernelRoute, Link, RTN_THROW, RTN_UNICAST};
+use super::tunnel::Device;
 
 /// Routes with the same prefix, by metric, of whatever protocols.
 #[derive(Clone, Debug, Default)]
@@ -237,6 +238,29 @@ impl Topology {
         });
     }
 
+    /// An interface.
+    pub(super) fn link_at(&self, index: u32) -> Option<&Link> {
+        self.links.get(&index)
+    }
+
+    /// The interface with this name.
+    pub(super) fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
+    }
+
+    /// The interfaces that have an address of the node.
+    pub(super) fn holders(&self, address: IpAddr) -> impl Iterator<Item = u32> {
+        self.addresses.get(&address).into_iter().flatten().copied()
+    }
+
+    /// The addresses of an interface: a scan.
+    pub(super) fn addresses_on(&self, interface: u32) -> Vec<IpAddr> {
+        let on_it = self.addresses.iter().filter(|(_, on)| on.contains(&interface));
+        let mut addresses: Vec<_> = on_it.map(|(address, _)| *address).collect();
+        addresses.sort_unstable();
+        addresses
+    }
+
     /// Names of all interfaces.
     pub(super) fn link_names(&self) -> HashMap<u32, String, FixedState> {
         self.links.values().map(|link| (link.index, link.name.clone())).collect()
@@ -348,6 +372,12 @@ impl Topology {
             }
             if let Err(why) = self.usable(hop.interface) {
                 reason = reason.or(Some(why));
+                continue;
+            }
+            // Through our own tunnel a node would be reached through itself.
+            if self.links.get(&hop.interface).is_some_and(|link| Device::of(link).is_some()) {
+                let name = self.link_name(hop.interface);
+                reason = reason.or(Some(format!("{name} is a tunnel of our own")));
                 continue;
             }
             on_link |= hop.via.is_none();

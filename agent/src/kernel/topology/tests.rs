@@ -1,13 +1,23 @@
 //! Longest prefix, metrics, and what the kernel takes away silently.
 
 use super::*;
-use crate::kernel::route::{RTN_BLACKHOLE, RouteKey};
+use crate::kernel::route::{LinkKind, RTN_BLACKHOLE, RouteKey};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;
 
 fn link(index: u32, up: bool, carrier: bool) -> Link {
-    Link { index, name: format!("eth{}", index - 2), up, carrier, loopback: false }
+    let name = format!("eth{}", index - 2);
+    Link {
+        index,
+        name,
+        up,
+        carrier,
+        loopback: false,
+        mtu: 1500,
+        mac: None,
+        kind: LinkKind::Physical,
+    }
 }
 
 fn route(prefix: &str, metric: u32, hops: &[(&str, u32)]) -> KernelRoute {

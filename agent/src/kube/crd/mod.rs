@@ -28,7 +28,8 @@ mod pool;
 mod tests;
 
 pub use self::configuration::{
-    AddressAutodetection, BGPConfiguration, BGPConfigurationSpec, CONFIGURATION_NAME, ServiceRange,
+    AddressAutodetection, BGPConfiguration, BGPConfigurationSpec, CONFIGURATION_NAME,
+    TunnelSettings,
 };
 pub use self::filter::{BGPFilter, BGPFilterSpec, FilterRule, PrefixLength};
 pub use self::node_status::{

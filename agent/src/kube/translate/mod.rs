@@ -99,7 +99,7 @@ impl Reason {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
     Node(Node),
-    Configuration(BGPConfigurationSpec),
+    Configuration(Box<BGPConfigurationSpec>),
     Peer(Box<PeerItem>),
     Filter(BGPFilterSpec),
     Pool(IPPoolSpec),
@@ -208,8 +208,7 @@ impl Translator {
                 configuration.node_address_autodetection_v6.as_ref(),
                 self.host.as_ref(),
             );
-            let services = objects.services.as_deref();
-            let parts = Parts::new(&self.base, own, &configuration, &choice, services);
+            let parts = Parts::new(&self.base, own, &configuration, &choice);
             let (file, beyond) =
                 parts.build(entries.iter().map(|entry| (&entry.key, entry.item())));
             let blamed = match assemble(&file, &beyond, &passwords) {
@@ -306,7 +305,7 @@ impl Translator {
 
     /// What was used in the end.
     fn used(&self, objects: &Objects, entries: &[Entry]) -> Objects {
-        let mut used = Objects { services: objects.services.clone(), ..Objects::default() };
+        let mut used = Objects::default();
         for entry in entries {
             let from = match entry.used {
                 Used::Current => objects,
@@ -353,7 +352,7 @@ fn configuration(entries: &[Entry]) -> Result<BGPConfigurationSpec, String> {
         return Ok(BGPConfigurationSpec::default());
     };
     match entry.item() {
-        Some(Item::Configuration(spec)) => Ok(spec.clone()),
+        Some(Item::Configuration(spec)) => Ok((**spec).clone()),
         _ => {
             let message = entry.refused.as_ref().map_or("", |(_, message)| message);
             Err(format!("{key}: {message}"))
@@ -437,13 +436,11 @@ fn decode(key: &Key, spec: &Value) -> Result<Item, String> {
             .map_err(|error| format!("{key}: {error}"))
     };
     match key.kind {
-        Kind::Node | Kind::Service | Kind::EndpointSlice => {
-            Err("is not a custom resource".to_owned())
-        }
+        Kind::Node => Err("is not a custom resource".to_owned()),
         Kind::BGPConfiguration if key.name != CONFIGURATION_NAME => {
             Err(format!("the only BGPConfiguration is named {CONFIGURATION_NAME}"))
         }
-        Kind::BGPConfiguration => typed(spec).map(Item::Configuration),
+        Kind::BGPConfiguration => typed(spec).map(|spec| Item::Configuration(Box::new(spec))),
         Kind::BGPFilter => typed(spec).map(Item::Filter),
         Kind::IPPool => typed(spec).map(Item::Pool),
         Kind::BGPPeer => {

@@ -61,7 +61,6 @@ impl Session {
         }
         if was_running && !had_session {
             self.last_error = Some((words, now));
-            self.last_error_code = Some(notification.code.octets());
         }
     }
 
@@ -85,7 +84,6 @@ impl Session {
         // There was none, or only an attempt to connect: begin anew all the same.
         if self.running && self.timers.expiry(Timer::IdleHold).is_none() {
             self.last_error = Some((words.to_owned(), now));
-            self.last_error_code = Some(notification.code.octets());
             self.pause(now, SHORT_PAUSE);
         }
     }
@@ -195,7 +193,6 @@ impl Session {
                 self.idle_backoff.reset();
             }
             self.last_error = Some((reason.to_string(), now));
-            self.last_error_code = reason.code();
             let retain = retained(negotiated, &reason);
             self.push(Output::PeerDown(PeerDown { reason, retain }));
         } else if !(self.connections.iter().any(|other| other.state as u8 >= State::OpenSent as u8))
@@ -204,8 +201,9 @@ impl Session {
             self.failed_attempt(now, reason);
         }
         let waiting = self.connections.iter().find(|other| other.deferred).map(|other| other.id);
-        if let Some(waiting) = waiting {
-            // It waited for the connection that has just ended.
+        if let Some(waiting) = waiting.filter(|_| self.running) {
+            // It waited for the connection that has just ended. Not when we stop: a session that comes
+            // up for a moment would be a second failure to the peer, which drops what it retains.
             if !self.connections.iter().any(|other| other.state == State::Established) {
                 self.confirm(now, waiting);
             }
@@ -241,7 +239,6 @@ impl Session {
 
     pub(super) fn failed_attempt(&mut self, now: Instant, reason: DownReason) {
         self.last_error = Some((reason.to_string(), now));
-        self.last_error_code = reason.code();
         self.push(Output::AttemptFailed(reason));
     }
 }

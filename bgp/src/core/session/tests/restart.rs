@@ -105,3 +105,21 @@ fn a_restart_before_the_session_is_up_says_nothing_either() {
     bench.session.stop(bench.now, Stop::Restart);
     assert_eq!(brief(&bench.outputs()), "6/2 close failed");
 }
+
+#[test]
+fn a_restart_confirms_no_connection_that_waits_for_a_collision() {
+    let mut bench = bench(true, FamilySet::ALL);
+    let id = bench.connect();
+    // Opened by the peer in the same simultaneous start; its identifier is the higher one, so that its
+    // connection is the one to stay, and it is the peer's to say so.
+    let other = bench.session.handle_incoming(bench.now, endpoints());
+    bench.session.handle_connected(bench.now, id, endpoints());
+    let open = open_from(&bench.session, [10, 0, 0, 2]);
+    bench.message(id, Message::Open(open.clone()));
+    bench.message(id, Message::Keepalive);
+    bench.message(other, Message::Open(open));
+    bench.outputs();
+    bench.session.stop(bench.now, Stop::Restart);
+    let outputs = brief(&bench.outputs());
+    assert!(!outputs.contains("KEEPALIVE") && outputs.contains("down"), "{outputs}");
+}
