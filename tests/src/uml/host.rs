@@ -32,8 +32,8 @@ const TIER: Duration = Duration::from_secs(900);
 /// Runs the cases, each trial in a guest.
 pub(super) fn main(cases: &[Case]) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // A guest has one processor.
-    arguments.test_threads.get_or_insert(2);
+    // A guest has one processor, and the cases that take long mostly wait.
+    arguments.test_threads.get_or_insert(3);
     let skip: Option<String> =
         if arguments.list { None } else { usable().err().map(|error| format!("{error:#}")) };
     let tier = Arc::new(Tier::new());

@@ -24,7 +24,8 @@ use routelet_tests::harness::Case;
 use routelet_tests::uml;
 
 fn main() -> ExitCode {
-    let cases: Vec<Case> = [facts::CASES, across::CASES, change::CASES]
+    // What waits longest begins first.
+    let cases: Vec<Case> = [change::CASES, across::CASES, facts::CASES]
         .into_iter()
         .chain([install::CASES, next_hops::CASES, ownership::CASES, repair::CASES])
         .flatten()
