@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use routelet::lab::netns::Via;
 use routelet::lab::node::Node;
 use routelet::lab::ping::PingStream;
-use routelet_tests::harness::{Skip, eventually, program};
+use routelet_tests::harness::{eventually, program};
 use routelet_tests::scene::{Fabric, Place, Scene};
 use routelet_tests::uml;
 
@@ -56,12 +56,6 @@ impl Cluster {
         for index in 0..cluster.places.len() {
             let place = &cluster.places[index];
             let node = scene.routelet(&place.name, &place.netns, &cluster.yaml(index, pool))?;
-            // Until the agent has tunnels.
-            let file = node.config_file().display().to_string();
-            let said = node.command(&["check", &file])?.stderr;
-            if String::from_utf8_lossy(&said).contains("tunnels are not supported yet") {
-                return Err(Skip("this agent has no tunnels".into()).into());
-            }
             cluster.nodes.push(node);
         }
         Ok(cluster)

@@ -192,7 +192,9 @@ fn last_address(scene: &Scene) -> anyhow::Result<()> {
         })
     };
     eventually("the monitor to listen", SOON, || {
-        ip(&one.netns, "route replace blackhole 192.0.2.1/32")?;
+        // The kernel tells of no route that replaces its like.
+        ip(&one.netns, "route add blackhole 192.0.2.1/32")?;
+        ip(&one.netns, "route del blackhole 192.0.2.1/32")?;
         ensure!(monitor.log().contains("192.0.2.1"), "it does not");
         Ok(())
     })?;

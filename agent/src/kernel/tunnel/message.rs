@@ -302,7 +302,13 @@ impl Neighbour {
             }
         }
         let permanent = state & NUD_PERMANENT != 0;
-        let (key, value) = if i32::from(fixed[0]) == libc::AF_BRIDGE {
+        let bridge = i32::from(fixed[0]) == libc::AF_BRIDGE;
+        if bridge && address.is_none() {
+            // Before Linux 6.13 the core tells of a forwarding entry too, after the device and
+            // without its destination: that says nothing new.
+            return None;
+        }
+        let (key, value) = if bridge {
             (NeighbourKey::Mac(mac?), address.map(NeighbourValue::Node))
         } else {
             (NeighbourKey::Address(address?), mac.map(NeighbourValue::Mac))
@@ -474,5 +480,15 @@ mod tests {
                 let _ = Neighbour::parse(&payload[..cut]);
             }
         }
+    }
+
+    #[test]
+    fn an_entry_without_its_destination_says_nothing() {
+        let key = NeighbourKey::Mac(Mac::of_node("b"));
+        let neighbour = Neighbour { interface: 7, key, value: NeighbourValue::Other };
+        let mut buffer = Vec::new();
+        write_neighbour(&mut buffer, (0, 1), true, &neighbour);
+        let (_, payload) = wire::messages(&buffer).next().unwrap();
+        assert_eq!(Neighbour::parse(payload), None);
     }
 }
