@@ -5,51 +5,28 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ipnet::Ipv4Net;
-use routelet_bgp::core::config::{NextHopMode, PeerConfig, PeerKind};
-use routelet_bgp::core::policy::PolicyRules;
+use routelet_bgp::core::config::{PeerConfig, PeerKind};
 use routelet_bgp::core::session::{
     ConnectionId, Endpoints, LocalSpeaker, Output, Session, build_open,
 };
 use routelet_proto::update::pack_announcements;
 use routelet_proto::{
-    AsPath, Asn, BgpIdentifier, EncodeContext, FamilySet, HoldTime, Message, NextHop, Origin,
-    PathAttributes,
+    AsPath, Asn, BgpIdentifier, EncodeContext, FamilySet, Message, NextHop, Origin, PathAttributes,
 };
 
 const READ_SIZE: usize = 64 << 10;
 const UPDATES: u32 = 20_000;
 
 fn config(local_as: Asn, remote_as: Asn) -> PeerConfig {
+    let address = Ipv4Addr::new(10, 0, 0, 2).into();
     PeerConfig {
-        name: "bench".into(),
-        kind: PeerKind::External,
-        enabled: true,
-        address: Ipv4Addr::new(10, 0, 0, 2).into(),
-        interface: None,
-        port: 179,
-        remote_as,
-        local_as,
-        families: FamilySet::ALL,
         passive: true,
-        source_address: None,
-        hold_time: HoldTime::new(90).expect("90 is a hold time"),
-        keepalive_time: None,
-        connect_retry_time: Duration::from_secs(30),
-        ttl: 255,
-        minimum_received_ttl: None,
-        password: None,
-        route_reflector_client: false,
-        num_allowed_local_as: 0,
-        next_hop_mode: NextHopMode::Auto,
-        graceful_restart: None,
-        maximum_prefixes: None,
-        role: None,
-        rules: Arc::new(PolicyRules::default()),
+        ..PeerConfig::new("bench", PeerKind::External, address, remote_as, local_as)
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use routelet_bgp::core::config::{NextHopMode, PeerConfig, PeerKind, SpeakerConfig};
+use routelet_bgp::core::config::{PeerConfig, PeerKind, SpeakerConfig};
 use routelet_bgp::core::peer::{Negotiated, PeerId, PeerUp};
 use routelet_bgp::core::policy::{Action, PolicyRules, Rule};
 use routelet_bgp::core::speaker::{PeerAction, Speaker};
 use routelet_proto::{
-    Announcement, AsPath, Asn, BgpIdentifier, DecodeContext, EncodeContext, FamilySet, HoldTime,
-    NextHop, Nlri, Origin, PathAttributes, SessionKind, Update,
+    Announcement, AsPath, Asn, BgpIdentifier, DecodeContext, EncodeContext, FamilySet, NextHop,
+    Nlri, Origin, PathAttributes, SessionKind, Update,
 };
 
 pub const OURS: Asn = Asn(64512);
@@ -43,31 +43,11 @@ fn accept_all() -> Arc<PolicyRules> {
 }
 
 fn peer(number: usize, asn: Asn, client: bool) -> PeerConfig {
+    let kind = if asn == OURS { PeerKind::Internal } else { PeerKind::External };
     PeerConfig {
-        name: format!("peer-{number}").into(),
-        kind: if asn == OURS { PeerKind::Internal } else { PeerKind::External },
-        enabled: true,
-        address: address(number).into(),
-        interface: None,
-        port: 179,
-        remote_as: asn,
-        local_as: OURS,
-        families: FamilySet::ALL,
-        passive: false,
-        source_address: None,
-        hold_time: HoldTime::new(90).expect("90 is a hold time"),
-        keepalive_time: None,
-        connect_retry_time: Duration::from_secs(10),
-        ttl: 255,
-        minimum_received_ttl: None,
-        password: None,
         route_reflector_client: client,
-        num_allowed_local_as: 0,
-        next_hop_mode: NextHopMode::Auto,
-        graceful_restart: None,
-        maximum_prefixes: None,
-        role: None,
         rules: accept_all(),
+        ..PeerConfig::new(format!("peer-{number}"), kind, address(number).into(), asn, OURS)
     }
 }
 

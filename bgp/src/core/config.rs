@@ -115,6 +115,46 @@ pub struct PeerConfig {
     pub rules: Arc<PolicyRules>,
 }
 
+impl PeerConfig {
+    /// A peer with nothing but what it must have: enabled, on port 179, both families, a hold time
+    /// of 90 s, 30 s between attempts to connect, TTL 255, no rules, and nothing that is optional.
+    #[must_use]
+    pub fn new(
+        name: impl Into<Arc<str>>,
+        kind: PeerKind,
+        address: IpAddr,
+        remote_as: Asn,
+        local_as: Asn,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            enabled: true,
+            address,
+            interface: None,
+            port: 179,
+            remote_as,
+            local_as,
+            families: FamilySet::ALL,
+            passive: false,
+            source_address: None,
+            hold_time: HoldTime::new(90).expect("90 s is a hold time"),
+            keepalive_time: None,
+            connect_retry_time: Duration::from_secs(30),
+            ttl: 255,
+            minimum_received_ttl: None,
+            password: None,
+            route_reflector_client: false,
+            num_allowed_local_as: 0,
+            next_hop_mode: NextHopMode::Auto,
+            graceful_restart: None,
+            maximum_prefixes: None,
+            role: None,
+            rules: Arc::default(),
+        }
+    }
+}
+
 /// What a peer is to us; decides the default policy.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum PeerKind {

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use routelet_bgp::core::config::{
-    GracefulRestartConfig, NextHopMode, OriginatedKind, OriginatedRoute, PeerConfig, PeerKind,
-    SpeakerConfig,
+    OriginatedKind, OriginatedRoute, PeerConfig, PeerKind, SpeakerConfig,
 };
-use routelet_bgp::core::policy::{ClusterPrefixes, PolicyRules};
-use routelet_proto::{Asn, BgpIdentifier, Family, FamilySet, HoldTime};
+use routelet_bgp::core::policy::ClusterPrefixes;
+use routelet_proto::{Asn, BgpIdentifier, Family, FamilySet};
 
 const AS: Asn = Asn(64512);
 
@@ -95,30 +94,10 @@ fn pod_cidr(index: usize) -> Ipv4Net {
 
 fn peer(index: usize, kind: PeerKind, client: bool) -> Arc<PeerConfig> {
     Arc::new(PeerConfig {
-        name: format!("node-{index}").into(),
-        kind,
-        enabled: true,
-        address: IpAddr::V4(address(index)),
-        interface: None,
-        port: 179,
-        remote_as: AS,
-        local_as: AS,
         families: FamilySet::EMPTY.with(Family::Ipv4Unicast),
-        passive: false,
-        source_address: None,
-        hold_time: HoldTime::new(90).expect("90 is a hold time"),
-        keepalive_time: None,
-        connect_retry_time: Duration::from_secs(30),
         ttl: 64,
-        minimum_received_ttl: None,
-        password: None,
         route_reflector_client: client,
-        num_allowed_local_as: 0,
-        next_hop_mode: NextHopMode::Auto,
-        graceful_restart: None,
-        maximum_prefixes: None,
-        role: None,
-        rules: Arc::new(PolicyRules::default()),
+        ..PeerConfig::new(format!("node-{index}"), kind, IpAddr::V4(address(index)), AS, AS)
     })
 }
 

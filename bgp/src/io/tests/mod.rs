@@ -21,9 +21,8 @@ use super::codec::BgpCodec;
 use super::listener::{Directory, Listener};
 use super::speaker::EVENT_QUEUE;
 use super::task::{Command, PeerEvent, SessionTask};
-use crate::core::config::{NextHopMode, PeerConfig, PeerKind};
+use crate::core::config::{PeerConfig, PeerKind};
 use crate::core::peer::{PeerId, State};
-use crate::core::policy::PolicyRules;
 use crate::core::session::{LocalSpeaker, build_open};
 use crate::core::view::SessionView;
 
@@ -66,31 +65,13 @@ pub(super) fn speaker(address: Ipv4Addr) -> Arc<LocalSpeaker> {
 
 /// An internal peer in AS 65001 at `remote`, spoken to from `local`.
 pub(super) fn peer(local: Ipv4Addr, remote: SocketAddr) -> PeerConfig {
+    let (name, asn) = (remote.ip().to_string(), Asn(65001));
     PeerConfig {
-        name: remote.ip().to_string().into(),
-        kind: PeerKind::Mesh,
-        enabled: true,
-        address: remote.ip(),
-        interface: None,
         port: remote.port(),
-        remote_as: Asn(65001),
-        local_as: Asn(65001),
-        families: FamilySet::ALL,
-        passive: false,
         source_address: Some(local.into()),
-        hold_time: HoldTime::new(90).unwrap(),
-        keepalive_time: None,
         connect_retry_time: Duration::from_secs(1),
         ttl: 64,
-        minimum_received_ttl: None,
-        password: None,
-        route_reflector_client: false,
-        num_allowed_local_as: 0,
-        next_hop_mode: NextHopMode::Auto,
-        graceful_restart: None,
-        maximum_prefixes: None,
-        role: None,
-        rules: Arc::new(PolicyRules::default()),
+        ..PeerConfig::new(name, PeerKind::Mesh, remote.ip(), asn, asn)
     }
 }
 

@@ -17,9 +17,8 @@ use routelet_proto::{
 };
 
 use super::{ConnectionId, Endpoints, Event, LocalSpeaker, Output, Session};
-use crate::core::config::{GracefulRestartConfig, NextHopMode, PeerConfig, PeerKind};
+use crate::core::config::{GracefulRestartConfig, PeerConfig, PeerKind};
 use crate::core::peer::State;
-use crate::core::policy::PolicyRules;
 
 /// Some instant; only differences to it matter.
 pub(super) fn epoch() -> Instant {
@@ -41,32 +40,8 @@ pub(super) fn local(identifier: [u8; 4]) -> Arc<LocalSpeaker> {
 
 /// A peer at 10.0.0.2 in `remote_as`, both families, a hold time of 90 s.
 pub(super) fn peer(local_as: Asn, remote_as: Asn) -> PeerConfig {
-    PeerConfig {
-        name: "peer".into(),
-        kind: PeerKind::External,
-        enabled: true,
-        address: IpAddr::from([10, 0, 0, 2]),
-        interface: None,
-        port: 179,
-        remote_as,
-        local_as,
-        families: FamilySet::ALL,
-        passive: false,
-        source_address: None,
-        hold_time: HoldTime::new(90).unwrap(),
-        keepalive_time: None,
-        connect_retry_time: Duration::from_secs(30),
-        ttl: 255,
-        minimum_received_ttl: None,
-        password: None,
-        route_reflector_client: false,
-        num_allowed_local_as: 0,
-        next_hop_mode: NextHopMode::Auto,
-        graceful_restart: None,
-        maximum_prefixes: None,
-        role: None,
-        rules: Arc::new(PolicyRules::default()),
-    }
+    let address = IpAddr::from([10, 0, 0, 2]);
+    PeerConfig::new("peer", PeerKind::External, address, remote_as, local_as)
 }
 
 pub(super) fn with_graceful_restart(mut config: PeerConfig, notification: bool) -> PeerConfig {

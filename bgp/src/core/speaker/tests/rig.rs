@@ -10,13 +10,11 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use routelet_proto::{
     Announcement, AsPath, Asn, BgpIdentifier, DecodeContext, EncodeContext, Family, FamilySet,
-    HoldTime, Message, NextHop, Nlri, Origin, PathAttributes, RouteRefresh, SessionKind, Update,
+    Message, NextHop, Nlri, Origin, PathAttributes, RouteRefresh, SessionKind, Update,
     frame_length,
 };
 
-use crate::core::config::{
-    NextHopMode, OriginatedKind, OriginatedRoute, PeerConfig, PeerKind, SpeakerConfig,
-};
+use crate::core::config::{OriginatedKind, OriginatedRoute, PeerConfig, PeerKind, SpeakerConfig};
 use crate::core::forwarding::{ForwardingNextHop, NextHopAnswer, NextHopSet, NextHopState};
 use crate::core::peer::{DownReason, Negotiated, PeerDown, PeerGracefulRestart, PeerId, PeerUp};
 use crate::core::policy::{Action, MatchOperator, PolicyRules, PrefixMatch, Rule};
@@ -91,32 +89,7 @@ pub fn bare_config() -> SpeakerConfig {
 }
 
 pub fn peer(name: &str, kind: PeerKind, address: &str, remote_as: u32) -> PeerConfig {
-    PeerConfig {
-        name: name.into(),
-        kind,
-        enabled: true,
-        address: ip(address),
-        interface: None,
-        port: 179,
-        remote_as: Asn(remote_as),
-        local_as: Asn(OURS),
-        families: FamilySet::ALL,
-        passive: false,
-        source_address: None,
-        hold_time: HoldTime::new(90).unwrap(),
-        keepalive_time: None,
-        connect_retry_time: Duration::from_secs(10),
-        ttl: 255,
-        minimum_received_ttl: None,
-        password: None,
-        route_reflector_client: false,
-        num_allowed_local_as: 0,
-        next_hop_mode: NextHopMode::Auto,
-        graceful_restart: None,
-        maximum_prefixes: None,
-        role: None,
-        rules: Arc::default(),
-    }
+    PeerConfig::new(name, kind, ip(address), Asn(remote_as), Asn(OURS))
 }
 
 /// Rules that accept everything both ways.
