@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,8 +14,10 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use smallvec::SmallVec;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::Encoder;
 
 use super::codec::BgpCodec;
@@ -46,7 +49,9 @@ pub struct Link {
     pub queue: Option<Arc<WriteQueue>>,
     /// The send hold timer runs.
     pub blocked: bool,
-    stream: TcpStream,
+    read: OwnedReadHalf,
+    /// Shared with the queue, so that the speaker can write while we have nothing to.
+    write: Arc<OwnedWriteHalf>,
     /// What was begun must be finished first.
     front: Option<Chunk>,
     /// The session's own messages go before UPDATEs.
@@ -73,13 +78,15 @@ impl Link {
     /// A link over an open connection.
     #[must_use]
     pub fn new(id: ConnectionId, stream: TcpStream) -> Self {
+        let (read, write) = stream.into_split();
         Self {
             id,
             buffer: BytesMut::new(),
             codec: BgpCodec::default(),
             queue: None,
             blocked: false,
-            stream,
+            read,
+            write: Arc::new(write),
             front: None,
             control: VecDeque::new(),
             data: VecDeque::new(),
@@ -89,7 +96,14 @@ impl Link {
     /// The connection, for its options.
     #[must_use]
     pub fn stream(&self) -> &TcpStream {
-        &self.stream
+        self.read.as_ref()
+    }
+
+    /// The session is Established on this connection: makes the queue of its UPDATEs.
+    pub fn open_queue(&mut self) -> Arc<WriteQueue> {
+        let queue = Arc::new(WriteQueue::new(self.write.clone()));
+        self.queue = Some(queue.clone());
+        queue
     }
 
     /// Queues a message of the session's own.
@@ -99,18 +113,35 @@ impl Link {
         self.control.push_back(octets.freeze());
     }
 
-    /// Takes over what the speaker has queued, and says how many messages that is.
-    pub fn pull(&mut self, context: &Context<'_>) -> u32 {
-        let Some(queue) = &self.queue else { return 0 };
+    /// Takes over what the speaker has queued, and says how many messages that is and how many
+    /// octets it has written itself.
+    pub fn pull(&mut self, context: &Context<'_>) -> (u32, usize) {
+        let Some(queue) = &self.queue else { return (0, 0) };
         queue.register(context.waker());
-        queue.take(&mut self.data)
+        let taken = queue.take(&mut self.data);
+        if let Some(octets) = taken.begun {
+            self.front = Some(Chunk { octets, from_queue: true });
+        }
+        (taken.messages, taken.written)
+    }
+
+    /// Messages queued and octets written by the speaker itself since the last time.
+    pub fn counts(&self) -> (u32, usize) {
+        self.queue.as_ref().map_or((0, 0), |queue| queue.take_counts())
+    }
+
+    /// Everything pulled is written.
+    pub fn rest(&self) {
+        if let Some(queue) = &self.queue {
+            queue.rest();
+        }
     }
 
     /// Reads once, appending to `buffer`. 0 octets: the peer has closed.
     pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         READ_BUFFER.with_borrow_mut(|scratch| {
             let mut read = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut read))?;
+            ready!(Pin::new(&mut self.read).poll_read(context, &mut read))?;
             let octets = read.filled();
             self.buffer.extend_from_slice(octets);
             Poll::Ready(Ok(octets.len()))
@@ -129,7 +160,15 @@ impl Link {
         let chunks = self.front.iter().map(|chunk| &chunk.octets);
         let chunks = chunks.chain(&self.control).chain(&self.data);
         pieces.extend(chunks.take(WRITE_PIECES).map(|chunk| IoSlice::new(chunk)));
-        let octets = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, &pieces))?;
+        let stream: &TcpStream = self.read.as_ref();
+        let octets = loop {
+            ready!(stream.poll_write_ready(context))?;
+            match stream.try_write_vectored(&pieces) {
+                // It was ready once; it wakes us when it is again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => break outcome?,
+            }
+        };
         drop(pieces);
         Poll::Ready(Ok(self.written(octets)))
     }
@@ -164,20 +203,26 @@ impl Link {
             .or_else(|| self.data.pop_front().map(from_data))
     }
 
+    /// The session has left this connection: nobody else writes to it any more.
+    pub fn forsake_queue(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            queue.close();
+        }
+    }
+
     /// Closes the connection: writes the message that was begun and the session's own messages, a
     /// NOTIFICATION above all, and hears the peer out for a moment. Closing with octets unread
     /// would send a reset, which can overtake the NOTIFICATION.
     pub async fn close(mut self) {
-        self.queue = None;
         self.data.clear();
         let ending = async {
-            while let Some(mut chunk) = self.next_chunk() {
-                self.stream.write_all_buf(&mut chunk.octets).await?;
+            while self.wants_to_write() {
+                std::future::poll_fn(|context| self.poll_write(context)).await?;
             }
-            self.stream.shutdown().await?;
+            SockRef::from(self.stream()).shutdown(Shutdown::Write)?;
             let mut scratch = [0; 4096];
             for _ in 0..256 {
-                if self.stream.read(&mut scratch).await? == 0 {
+                if self.read.read(&mut scratch).await? == 0 {
                     break;
                 }
             }

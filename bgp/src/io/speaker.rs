@@ -31,6 +31,10 @@ pub const EVENT_QUEUE: usize = 64;
 const COMMAND_QUEUE: usize = 64;
 /// Pieces handed to sessions before inputs are looked at again.
 const TRANSMIT_ROUND: usize = 1024;
+/// So many pieces of a round, if they have no more octets than this each, the speaker writes to
+/// resting sessions itself. More would keep it from its tables, which the sessions' threads do not.
+const DIRECT_PIECES: usize = 16;
+const DIRECT_OCTETS: usize = 4096;
 
 /// The speaker and its sessions.
 pub struct SpeakerThread {
@@ -203,11 +207,17 @@ impl SpeakerThread {
 
     /// Hands octets to sessions; says whether some are left.
     fn transmit(&mut self) -> bool {
-        for _ in 0..TRANSMIT_ROUND {
+        for piece in 0..TRANSMIT_ROUND {
             let Some(transmit) = self.speaker.poll_transmit() else { return false };
             let queue = self.sessions.get(&transmit.peer).and_then(|link| link.queue.as_ref());
             let Some(queue) = queue else { continue };
-            if queue.push(transmit.octets, transmit.messages) {
+            let direct = piece < DIRECT_PIECES && transmit.octets.len() <= DIRECT_OCTETS;
+            let filled = if direct {
+                queue.write_or_push(transmit.octets, transmit.messages)
+            } else {
+                queue.push(transmit.octets, transmit.messages)
+            };
+            if filled {
                 self.speaker.handle_writable(transmit.peer, false);
             }
         }

@@ -303,6 +303,11 @@ impl SessionTask {
             Command::Configure(config, reset) => self.session.update_config(now, config, reset),
             Command::Local(local) => self.session.update_local(local),
             Command::View(answer) => {
+                for link in &self.links {
+                    let (messages, octets) = link.counts();
+                    self.session.handle_updates_sent(messages);
+                    self.session.handle_written(now, link.id, octets, link.blocked);
+                }
                 // Whoever asked may have gone.
                 let _ = answer.send(self.session.view());
             }
@@ -336,9 +341,10 @@ impl SessionTask {
     fn poll_write(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
         let mut progress = false;
         for link in &mut self.links {
-            let messages = link.pull(context);
+            let (messages, octets) = link.pull(context);
             if messages > 0 {
                 self.session.handle_updates_sent(messages);
+                self.session.handle_written(now, link.id, octets, link.blocked);
             }
             while link.wants_to_write() {
                 match link.poll_write(context) {
@@ -366,6 +372,9 @@ impl SessionTask {
                     }
                 }
             }
+            if !link.wants_to_write() {
+                link.rest();
+            }
         }
         progress
     }
@@ -386,10 +395,9 @@ impl SessionTask {
                 Output::Close(id) => self.close(id),
                 Output::PeerUp(id, up) => {
                     self.log_up(&up);
-                    let queue = Arc::new(WriteQueue::default());
-                    if let Some(link) = self.links.iter_mut().find(|link| link.id == id) {
-                        link.queue = Some(queue.clone());
-                    }
+                    let link = self.links.iter_mut().find(|link| link.id == id);
+                    // Without it the session is about to go down.
+                    let queue = link.map(Link::open_queue).unwrap_or_default();
                     self.events.push_back(PeerEvent::Up(up, queue));
                 }
                 Output::Updates(updates) => self.events.push_back(PeerEvent::Updates(updates)),
@@ -412,7 +420,8 @@ impl SessionTask {
             self.attempt = None;
         }
         if let Some(index) = self.links.iter().position(|link| link.id == id) {
-            let link = self.links.swap_remove(index);
+            let mut link = self.links.swap_remove(index);
+            link.forsake_queue();
             self.tracker.spawn(link.close());
         }
     }
