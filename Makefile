@@ -11,11 +11,13 @@ T ?=
 B ?=
 # Arguments for resilience, for example R="--short --case kill --node routelet".
 R ?=
+# Arguments for sim, for example S="mesh 200".
+S ?=
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help build release static check fmt test bench bench-field bench-kernel resilience fuzz manifests demo packages install clean
+.PHONY: help build release static check fmt test bench bench-field bench-kernel resilience sim fuzz manifests demo packages install clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -66,6 +68,10 @@ bench-kernel: ## routes into the kernel, and back after a loss, beside BIRD 2 (r
 	$(CARGO) build --release -p routelet -p routelet-tests --bins
 	$(TARGET)/release/routelet-load fib $(B)
 	$(TARGET)/release/routelet-load repair $(B)
+
+sim: ## thousands of speakers in virtual time: a mesh of 1000, 5000 clients of reflectors (7 GB, minutes)
+	$(CARGO) build --release -p routelet-tests --bin routelet-sim
+	$(TARGET)/release/routelet-sim $(S)
 
 fuzz: ## run each fuzz target for SECONDS=600 (needs a nightly toolchain and cargo-fuzz)
 	@for target in proto/fuzz/fuzz_targets/*.rs; do \

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use routelet_bgp::core::config::{
-    OriginatedKind, OriginatedRoute, PeerConfig, PeerKind, SpeakerConfig,
+    GracefulRestartConfig, OriginatedKind, OriginatedRoute, PeerConfig, PeerKind, SpeakerConfig,
 };
 use routelet_bgp::core::policy::ClusterPrefixes;
 use routelet_proto::{Asn, BgpIdentifier, Family, FamilySet};
