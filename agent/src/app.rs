@@ -4,7 +4,8 @@
 //! side and API, and an exit code.
 //!
 //! ```text
-//!  start:  file ─► logging ─► API socket (one daemon per path) ─► speaker ─► firewall ─► kernel ─► CNI ─► API ─► file watch
+//!  start:  logging ─► metrics and probes ─► file or objects ─► API socket (one daemon per path)
+//!          ─► speaker ─► firewall ─► kernel ─► CNI ─► API ─► watch of file or objects
 //!  stop:   API ─► CNI ─► sessions ─► kernel ─► firewall; routes and rules stay unless `stop --withdraw`
 //!  SIGHUP or changed file ─► reload     SIGTERM, SIGINT ─► stop     the second of them ─► exit at once
 //! ```
@@ -38,6 +39,7 @@ use crate::api;
 use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, Loaded};
 use crate::kernel::{KernelHandle, Tuning};
+use crate::metrics;
 use crate::nft::FirewallHandle;
 
 /// How long requests under way may take when the daemon stops.
@@ -59,6 +61,8 @@ pub struct RunOptions {
     pub log_level: String,
     /// Socket of the API, before the one in the file.
     pub socket: Option<PathBuf>,
+    /// Where metrics and probes are served, before what the file says.
+    pub metrics: Option<metrics::Listen>,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -107,9 +111,15 @@ pub fn run(mut options: RunOptions) -> anyhow::Result<ExitCode> {
 async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     let mut stop_signals = StopSignals::new()?;
     let hangup = signal(SignalKind::hangup()).context("cannot listen to signals")?;
+    let (metrics, subject) = metrics::start::<Daemon>(options.metrics);
     let feed = match (&options.cluster, &options.config) {
         (Some(cluster), file) => tokio::select! {
-            cluster = Cluster::start(cluster, file.as_deref()) => Feed::Cluster(Box::new(cluster?)),
+            cluster = Cluster::start(
+                cluster,
+                file.as_deref(),
+                &metrics,
+                |pending| subject.waits_for(pending),
+            ) => Feed::Cluster(Box::new(cluster?)),
             name = stop_signals.next() => {
                 tracing::info!(because = name, "stopping, without ever having had a configuration");
                 return Ok(ExitCode::SUCCESS);
@@ -166,8 +176,10 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
         kernel: kernel.clone(),
         cni: cni.clone(),
         firewall: firewall.clone(),
+        metrics,
     };
     let daemon = Arc::new(Daemon::new(file, loaded, parts, stop));
+    subject.set(daemon.clone());
     let (end_api, api_ended) = oneshot::channel::<()>();
     let mut api_task =
         tokio::spawn(api::serve(listener, daemon.clone(), api::Access::own(), async {

@@ -10,4 +10,5 @@ pub mod config;
 pub mod kernel;
 pub mod kube;
 pub mod lab;
+pub mod metrics;
 pub mod nft;

@@ -258,9 +258,14 @@ async fn the_permissions_are_those_that_are_used_and_no_more() {
         json!({"peerIP": "172.30.1.1", "asNumber": 65001,
             "password": {"secretKeyRef": {"name": "routelet-passwords", "key": "tor"}}}),
     );
-    let choose = json!({"nodeAddressAutodetectionV4": {"interface": "bond*"}});
+    let choose = json!({"nodeAddressAutodetectionV4": {"interface": "bond*"},
+        "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]});
     api.custom("BGPConfiguration", "default", choose);
     let agents: Vec<_> = ["node-a", "node-b", "node-c"].map(|node| start(&api, node, FAST)).into();
+    api.until("watches of Services", |api| {
+        ["services", "endpointslices"].iter().all(|resource| api.count("watch", resource) > 0)
+    })
+    .await;
     api.until("an Event", |api| !api.created().is_empty()).await;
     api.until("every condition", |api| {
         ["bgpfilters", "ippools", "bgpconfigurations"]
@@ -270,6 +275,7 @@ async fn the_permissions_are_those_that_are_used_and_no_more() {
     .await;
     api.until("a watch of the Secret", |api| api.count("watch", "secrets") > 0).await;
     api.until("the annotation", |api| api.count("patch", "nodes") > 0).await;
+    api.until("the condition", |api| api.count("patch status", "nodes") > 0).await;
     let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for request in api.requests() {
         let (verb, resource) = match request.verb.strip_suffix(" status") {
@@ -295,11 +301,18 @@ fn the_daemon_set_fits_the_agent() {
         let args = args.as_array().expect("args").iter();
         args.map(|arg| arg.as_str().expect("text").to_owned()).collect()
     };
-    // The arguments and the probe are command lines of this agent.
+    // The arguments are a command line of this agent, the probes are paths and a port of it.
     let mut run = vec!["routelet".to_owned()];
     run.extend(texts(&container["args"]));
     Cli::try_parse_from(&run).expect("the arguments");
-    Cli::try_parse_from(texts(&container["readinessProbe"]["exec"]["command"])).expect("the probe");
+    assert_eq!(container["livenessProbe"]["httpGet"], json!({"path": "/livez", "port": "metrics"}));
+    assert_eq!(
+        container["readinessProbe"]["httpGet"],
+        json!({"path": "/readyz", "port": "metrics"})
+    );
+    let port = &container["ports"][0];
+    assert_eq!(port["name"], "metrics");
+    assert_eq!(port["containerPort"], routelet::metrics::PORT);
     let command = Cli::command();
     let known: BTreeSet<String> = command
         .find_subcommand("run")

@@ -106,4 +106,23 @@ pub struct Snapshot {
     pub notes: Vec<String>,
     /// The CNI configuration for the node's pods.
     pub cni: CniStatus,
+    /// What is wrong with the daemon itself, in words with the fix.
+    pub problems: Vec<String>,
+    /// The Kubernetes side, in a cluster.
+    pub cluster: Option<ClusterSnapshot>,
+}
+
+/// The Kubernetes side in numbers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ClusterSnapshot {
+    /// The configuration is from the API server, not from the disk.
+    pub live: bool,
+    /// The objects as they are now give no configuration.
+    pub failed: bool,
+    /// Objects that are not part of it as they are written.
+    pub refused: usize,
+    /// Nodes that are known.
+    pub nodes: usize,
+    /// Lists and watches that failed since the start, by resource.
+    pub errors: Vec<(String, u64)>,
 }

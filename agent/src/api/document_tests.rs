@@ -100,6 +100,7 @@ fn samples() -> Vec<(&'static str, Value)> {
     status.cni.waiting = Some("words".to_owned());
     status.cni.problems = vec!["words".to_owned()];
     status.firewall.problems = vec!["words".to_owned()];
+    status.pending = vec!["words".to_owned()];
     add("Status", &status);
 
     let change = views::Change { effect: "live".to_owned(), what: "words".to_owned() };

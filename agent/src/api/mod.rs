@@ -33,7 +33,7 @@ use axum::{Router, http::StatusCode};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-pub use self::backend::{Backend, Snapshot};
+pub use self::backend::{Backend, ClusterSnapshot, Snapshot};
 use self::handlers::ApiError;
 pub use self::socket::{Caller, SocketGuard, bind};
 

@@ -182,6 +182,8 @@ impl Backend for Fake {
             first_sync: true,
             notes: Vec::new(),
             cni: crate::cni::CniStatus::default(),
+            problems: Vec::new(),
+            cluster: None,
         }
     }
 
@@ -261,6 +263,7 @@ fn established(
         state: State::Established,
         since: ago(192),
         flaps: 1,
+        last_error_code: (*config.name == *"tor-1").then_some((6, 4)),
         last_error: (*config.name == *"tor-1")
             .then(|| ("received Cease/Administrative Reset (6/4): \u{1b}[2J hi".into(), ago(200))),
         negotiated: Some(Arc::new(negotiated)),
@@ -302,6 +305,7 @@ fn connecting(
         since: now - Duration::from_secs(61),
         flaps: 0,
         last_error: None,
+        last_error_code: None,
         negotiated: None,
         endpoints: None,
         timers: [Some(now + Duration::from_secs(5)), None, None],

@@ -314,6 +314,8 @@ pub struct Status {
     pub cni: Cni,
     /// The firewall.
     pub firewall: Firewall,
+    /// What readiness waits for, a line each; empty if the agent is ready.
+    pub pending: Vec<String>,
     /// What is wrong, a line each; empty if nothing is.
     pub problems: Vec<String>,
 }

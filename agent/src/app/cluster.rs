@@ -22,6 +22,7 @@ use crate::kube::address::ThisHost;
 use crate::kube::crd::PeerStatus;
 use crate::kube::source::{self, Options, State, Timing};
 use crate::kube::status::{self, Agent, Facts, Rhythm};
+use crate::metrics::{self, health};
 
 /// What `status` shows in place of a file's name.
 pub const ORIGIN: &str = "Kubernetes";
@@ -46,11 +47,16 @@ pub struct Cluster {
 
 impl Cluster {
     /// Connects, and waits for the first configuration as long as it takes: without one there is
-    /// nothing to run, and a restart would not bring it.
+    /// nothing to run, and a restart would not bring it. `waits_for` takes what it waits for.
     ///
     /// # Errors
     /// No credentials, no node name, or a file that is refused.
-    pub async fn start(options: &ClusterOptions, file: Option<&Path>) -> anyhow::Result<Self> {
+    pub async fn start(
+        options: &ClusterOptions,
+        file: Option<&Path>,
+        metrics: &metrics::Control,
+        waits_for: impl Fn(Vec<String>),
+    ) -> anyhow::Result<Self> {
         let timing = Timing::default();
         let (client, namespace) = crate::kube::connect(timing.pace)
             .await
@@ -68,6 +74,8 @@ impl Cluster {
             ),
             None => None,
         };
+        // Whoever probes must see that we wait, and for what.
+        metrics.listen(config::base_metrics(text.as_deref().unwrap_or_default()).listen);
         let name = file.map(|file| file.display().to_string()).unwrap_or_default();
         let source = Options {
             client: client.clone(),
@@ -82,6 +90,7 @@ impl Cluster {
         let mut said = Vec::new();
         loop {
             let state = states.borrow_and_update().clone();
+            waits_for(state.pending());
             if let Some(first) = state.config {
                 let generation = state.generation;
                 return Ok(Self { client, node, states, first, generation });
@@ -103,6 +112,7 @@ impl Cluster {
     /// Reports what `daemon` does, and applies what changes, for ever.
     pub async fn follow(self, daemon: Arc<Daemon>, mut hangup: Signal) {
         let Self { client, node, mut states, mut generation, .. } = self;
+        daemon.in_cluster(states.clone());
         let _reports = Reports(tokio::spawn(status::report(
             client,
             node,
@@ -151,14 +161,7 @@ impl Drop for Reports {
 impl Agent for Daemon {
     async fn facts(&self) -> Facts {
         let snapshot = self.snapshot();
-        let mut pending = Vec::new();
-        if !snapshot.first_sync {
-            pending.push("the first sync: peers have not sent everything".to_owned());
-        }
-        let kernel = self.kernel_status().await;
-        if snapshot.config.kernel.enabled && !kernel.synced {
-            pending.push("the first routes in the kernel".to_owned());
-        }
+        let mut pending = health::pending(&snapshot, Some(&self.kernel_status().await));
         let started = self.started_at();
         let peers = match self.peers().await {
             Ok(peers) => peers.iter().map(|(session, _)| peer(session, started)).collect(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -18,10 +18,12 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use super::cluster::ORIGIN;
 use super::source;
-use crate::api::{Backend, Snapshot, views};
+use crate::api::{Backend, ClusterSnapshot, Snapshot, views};
 use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
 use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus};
+use crate::kube::source::{Origin, State};
+use crate::metrics;
 use crate::nft::{FirewallHandle, FirewallStatus};
 
 /// Why the configuration is read again.
@@ -60,6 +62,9 @@ pub struct Daemon {
     kernel: KernelHandle,
     cni: CniHandle,
     firewall: FirewallHandle,
+    metrics: metrics::Control,
+    /// In a cluster: what the Kubernetes side says.
+    states: OnceLock<watch::Receiver<State>>,
     started: Instant,
     started_wall: jiff::Timestamp,
     current: watch::Sender<Current>,
@@ -80,6 +85,8 @@ pub struct Parts {
     pub firewall: FirewallHandle,
     /// The CNI configuration.
     pub cni: CniHandle,
+    /// Metrics and probes.
+    pub metrics: metrics::Control,
 }
 
 /// The configuration that runs, and what became of a newer one.
@@ -104,7 +111,8 @@ impl Daemon {
         parts: Parts,
         stop: mpsc::Sender<StopMode>,
     ) -> Self {
-        let Parts { speaker, kernel, cni, firewall } = parts;
+        let Parts { speaker, kernel, cni, firewall, metrics } = parts;
+        metrics.listen(loaded.config.metrics.listen);
         let now = now();
         let current = Current {
             config: Arc::new(loaded.config),
@@ -122,6 +130,8 @@ impl Daemon {
             kernel,
             cni,
             firewall,
+            metrics,
+            states: OnceLock::new(),
             started: now,
             started_wall: jiff::Timestamp::now(),
             current: watch::Sender::new(current),
@@ -172,6 +182,11 @@ impl Daemon {
         });
     }
 
+    /// From now on the snapshots have what the Kubernetes side says.
+    pub fn in_cluster(&self, states: watch::Receiver<State>) {
+        let _ = self.states.set(states);
+    }
+
     /// The moment this daemon was made, by both clocks.
     pub fn started_at(&self) -> (Instant, jiff::Timestamp) {
         (self.started, self.started_wall)
@@ -204,6 +219,7 @@ impl Daemon {
         if config.firewall != old.firewall {
             self.firewall.apply(config.firewall.clone()).await;
         }
+        self.metrics.listen(config.metrics.listen);
         if config.kernel != old.kernel {
             self.kernel.apply(config.kernel.clone()).await;
         }
@@ -256,6 +272,17 @@ impl Daemon {
             // Errors are logged and kept for `status`.
             let _ = self.reload(trigger).await;
         }
+    }
+}
+
+/// The Kubernetes side in numbers.
+fn cluster(state: &State) -> ClusterSnapshot {
+    ClusterSnapshot {
+        live: state.origin == Origin::Live,
+        failed: !state.failure.is_empty(),
+        refused: state.refused.len(),
+        nodes: state.nodes.len(),
+        errors: state.errors.counts(),
     }
 }
 
@@ -349,6 +376,8 @@ impl Backend for Daemon {
             first_sync: self.speaker.first_sync(),
             notes: current.notes,
             cni: self.cni.status(),
+            problems: self.metrics.problem().into_iter().collect(),
+            cluster: self.states.get().map(|states| cluster(&states.borrow())),
         }
     }
 

@@ -22,6 +22,7 @@ pub fn changes(plan: &Plan) -> Vec<Change> {
     let speaker = plan.speaker.iter().map(|words| change(LIVE, words.clone()));
     let kernel = plan.kernel.iter().map(|words| change(LIVE, words.clone()));
     let cni = plan.cni.iter().map(|words| change(LIVE, format!("pods to come: {words}")));
+    let metrics = plan.metrics.iter().map(|words| change(LIVE, words.clone()));
     let restart = plan.restart_required.iter().map(|words| change(RESTART, words.clone()));
-    peers.chain(speaker).chain(kernel).chain(cni).chain(restart).collect()
+    peers.chain(speaker).chain(kernel).chain(cni).chain(metrics).chain(restart).collect()
 }

@@ -10,6 +10,7 @@ mod client;
 mod control;
 pub mod decode;
 mod explain;
+mod kubectl;
 mod output;
 mod peers;
 mod routes;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::client::Client;
+use self::kubectl::KubectlCli;
 use self::output::Format;
 use crate::api;
 use crate::app::cluster::ClusterOptions;
@@ -32,6 +34,7 @@ use crate::app::logging::LogFormat;
 use crate::app::{self, RunOptions};
 use crate::kube::crd;
 use crate::lab;
+use crate::metrics;
 
 /// Route agent of a Kubernetes node: BGP sessions, kernel routes, and the commands that show them.
 #[derive(Debug, Parser)]
@@ -102,7 +105,8 @@ struct RunArgs {
         required_unless_present = "kubernetes"
     )]
     config: Option<PathBuf>,
-    /// Take the configuration from Kubernetes objects; a file has kernel, cni, api and stateDir only then
+    /// Take the configuration from Kubernetes objects; a file has kernel, cni, api, metrics and
+    /// stateDir only then
     #[arg(long)]
     kubernetes: bool,
     /// Name of the own Node in Kubernetes [default: the host's name]
@@ -111,6 +115,15 @@ struct RunArgs {
     /// Namespace of the Secrets with passwords [default: that of the credentials]
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", hide_env_values = true)]
     namespace: Option<String>,
+    /// Where metrics and probes are served, before what the file says: ADDRESS, ADDRESS:PORT or none
+    #[arg(
+        long,
+        env = "ROUTELET_METRICS_LISTEN",
+        value_name = "ADDRESS",
+        hide_env_values = true,
+        value_parser = metrics_listen
+    )]
+    metrics_listen: Option<MetricsListen>,
     /// How log lines look
     #[arg(long, env = "ROUTELET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
@@ -231,6 +244,14 @@ struct CompletionArgs {
     shell: clap_complete::Shell,
 }
 
+/// A type of its own: an option in an option would have a meaning to the parser.
+#[derive(Clone, Copy, Debug)]
+struct MetricsListen(metrics::Listen);
+
+fn metrics_listen(text: &str) -> Result<MetricsListen, String> {
+    metrics::parse_listen(text).map(MetricsListen)
+}
+
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Outcome {
@@ -262,15 +283,20 @@ struct Streams<'a> {
 #[must_use]
 pub fn main() -> ExitCode {
     app::failure::install_hook();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        // Help goes to standard output with 0, wrong usage to standard error with 2.
-        Err(error) => error.exit(),
-    };
+    // Under this name kubectl runs it.
+    let name = std::env::args_os().next().map(PathBuf::from);
+    let is_plugin = name.is_some_and(|name| name.file_stem() == Some(kubectl::NAME.as_ref()));
     let mut out = BufWriter::new(io::stdout());
     let mut err = io::stderr();
-    let result = execute(cli, &mut Streams { out: &mut out, err: &mut err })
-        .and_then(|outcome| Ok(out.flush().map(|()| outcome)?));
+    let mut streams = Streams { out: &mut out, err: &mut err };
+    // Help goes to standard output with 0, wrong usage to standard error with 2.
+    let result = if is_plugin {
+        let cli = KubectlCli::try_parse().unwrap_or_else(|error| error.exit());
+        kubectl::execute(cli, &mut streams)
+    } else {
+        execute(Cli::try_parse().unwrap_or_else(|error| error.exit()), &mut streams)
+    };
+    let result = result.and_then(|outcome| Ok(out.flush().map(|()| outcome)?));
     match result {
         Ok(outcome) => outcome.into(),
         Err(error) if is_closed_pipe(&error) => {
@@ -307,6 +333,7 @@ fn execute(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<Outcome> {
                 log_format: args.log_format,
                 log_level: args.log_level,
                 socket: cli.socket,
+                metrics: args.metrics_listen.map(|listen| listen.0),
             };
             app::run(options).map(Outcome::Ended)
         }

@@ -16,25 +16,12 @@ pub(super) fn show(
 ) -> anyhow::Result<Outcome> {
     let status: Status = client.get("/v1/status")?;
     if args.ready {
-        return report(&pending(&status), streams);
+        return report(&status.pending, streams);
     }
     if !output::structured(args.output.output, &status, streams.out)? {
         page(&status, args.check, streams.out)?;
     }
     if args.check { report(&status.problems, streams) } else { Ok(Outcome::Done) }
-}
-
-/// What readiness waits for, a line each. One peer of many that is down is no reason: the others are
-/// served.
-fn pending(status: &Status) -> Vec<String> {
-    let mut pending = Vec::new();
-    if !status.first_sync {
-        pending.push("the first sync: peers have not sent everything".to_owned());
-    }
-    if status.kernel.enabled && !status.kernel.synced {
-        pending.push("the first routes in the kernel".to_owned());
-    }
-    pending
 }
 
 /// The agent in a page. With `--check` the problems go to standard error instead.

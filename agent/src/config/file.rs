@@ -175,9 +175,11 @@ mapping! {
         "filters" => filters: Vec<FilterFile>,
         "pools" => pools: Vec<PoolFile>,
         "tunnels" => tunnels: TunnelsFile,
+        "services" => services: ServicesFile,
         "kernel" => kernel: KernelFile,
         "cni" => cni: CniFile,
         "api" => api: ApiFile,
+        "metrics" => metrics: MetricsFile,
         "stateDir" => state_dir: Text,
     }
 }
@@ -217,6 +219,7 @@ mapping! {
         "keepaliveTime" => keepalive_time: Text,
         "connectRetryTime" => connect_retry_time: Text,
         "maximumPaths" => maximum_paths: Text,
+        "meshOriginCheck" => mesh_origin_check: Text,
     }
 }
 
@@ -297,6 +300,14 @@ mapping! {
 }
 
 mapping! {
+    /// `services`: addresses of services.
+    ServicesFile {
+        "ranges" => ranges: Vec<Text>,
+        "advertise" => advertise: Vec<Text>,
+    }
+}
+
+mapping! {
     /// `kernel`: where routes go.
     KernelFile {
         "enabled" => enabled: Text,
@@ -325,6 +336,14 @@ mapping! {
     /// `api`: the local control socket.
     ApiFile {
         "socket" => socket: Text,
+    }
+}
+
+mapping! {
+    /// `metrics`: metrics and probes.
+    MetricsFile {
+        "listen" => listen: Text,
+        "meshPeers" => mesh_peers: Text,
     }
 }
 
@@ -410,9 +429,11 @@ pub fn known_keys() -> Vec<String> {
         ("filters[].importV4[].prefixLength.", LengthFile::KEYS),
         ("pools[].", PoolFile::KEYS),
         ("tunnels.", TunnelsFile::KEYS),
+        ("services.", ServicesFile::KEYS),
         ("kernel.", KernelFile::KEYS),
         ("cni.", CniFile::KEYS),
         ("api.", ApiFile::KEYS),
+        ("metrics.", MetricsFile::KEYS),
     ];
     sections
         .iter()

@@ -19,6 +19,7 @@ use routelet_bgp::core::config::SpeakerConfig;
 
 use crate::cni::CniConfig;
 use crate::kernel::KernelConfig;
+use crate::metrics::MetricsConfig;
 use crate::nft::FirewallConfig;
 
 pub(crate) mod file;
@@ -38,6 +39,7 @@ mod tests;
 pub use self::file::known_keys;
 pub use self::load::{LoadError, Loaded, host_name, load, load_text};
 pub use self::parse::ReadPassword;
+pub(crate) use self::parts::base_metrics;
 pub use self::plan::{PeerStep, Plan};
 pub use self::problem::{ConfigError, Place, Problem};
 pub use self::watch::ConfigWatcher;
@@ -61,6 +63,8 @@ pub struct Config {
     pub firewall: FirewallConfig,
     /// Socket of the local API.
     pub api_socket: PathBuf,
+    /// Metrics and probes.
+    pub metrics: MetricsConfig,
     /// Where state is kept across restarts.
     pub state_dir: PathBuf,
     /// What is legal but probably not meant, in words; `routelet check` prints them.

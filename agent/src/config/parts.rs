@@ -6,12 +6,14 @@
 //! of values against each other: the caller leaves out or replaces objects and tries again.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::file::{self, ConfigFile};
 use super::problem::{Problem, Problems};
 use super::spec::At;
 use super::{Config, ConfigError, ReadPassword, parse, validate};
+use crate::metrics::MetricsConfig;
 
 /// What objects say beyond the keys of a file.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +22,8 @@ pub(crate) struct Beyond {
     pub off_mesh: BTreeSet<String>,
     /// Names of peers that are nodes of the cluster.
     pub node_peers: BTreeSet<String>,
+    /// Addresses in the ranges of service addresses that services have; `None` where they are not known.
+    pub claimed: Option<BTreeSet<IpAddr>>,
 }
 
 /// Why there is no configuration.
@@ -47,6 +51,9 @@ pub(crate) fn assemble(
     }
     // An agent in a cluster brings the network of its node, unless told not to.
     spec.cni.enabled.get_or_insert(At::default_of(spec.kernel.enabled));
+    // The API server vouches for whose pod CIDRs are whose.
+    spec.bgp.mesh_origin_check.get_or_insert(true);
+    spec.services.claimed.clone_from(&beyond.claimed);
     for node in &mut spec.nodes {
         node.mesh = !beyond.off_mesh.contains(&node.name.value);
     }
@@ -61,8 +68,8 @@ pub(crate) fn assemble(
     }
 }
 
-/// Reads the file beside the objects: what concerns this host only (`kernel`, `cni`, `api`, `stateDir`); the
-/// last also as its value.
+/// Reads the file beside the objects: what concerns this host only (`kernel`, `cni`, `api`,
+/// `metrics`, `stateDir`); the last also as its value.
 ///
 /// # Errors
 /// What is wrong with it; keys that the objects decide are.
@@ -76,6 +83,7 @@ pub(crate) fn read_base(name: &str, text: &str) -> Result<(ConfigFile, PathBuf),
         ("peers", base.peers.as_ref().and_then(|list| list.first()).map(|peer| peer.place)),
         ("filters", base.filters.as_ref().and_then(|list| list.first()).map(|filter| filter.place)),
         ("tunnels", base.tunnels.as_ref().map(|tunnels| tunnels.place)),
+        ("services", base.services.as_ref().map(|services| services.place)),
         ("pools", base.pools.as_ref().and_then(|list| list.first()).map(|pool| pool.place)),
     ];
     for (key, place) in decided {
@@ -83,7 +91,7 @@ pub(crate) fn read_base(name: &str, text: &str) -> Result<(ConfigFile, PathBuf),
             problems.error(
                 place,
                 key,
-                "comes from the Kubernetes objects; beside them a file has only kernel, cni, api and stateDir",
+                "comes from the Kubernetes objects; beside them a file has only kernel, cni, api, metrics and stateDir",
             );
         }
     }
@@ -94,4 +102,13 @@ pub(crate) fn read_base(name: &str, text: &str) -> Result<(ConfigFile, PathBuf),
     } else {
         Err(problems.into_error(name, text))
     }
+}
+
+/// Where metrics and probes are served by the file beside the objects, before there is a configuration:
+/// as by default where it does not say so or is refused.
+pub(crate) fn base_metrics(text: &str) -> MetricsConfig {
+    let mut problems = Problems::default();
+    let base = file::read(text, &mut problems).unwrap_or_default();
+    let no_secrets = |_: &std::path::Path| Err("no password belongs here".to_owned());
+    parse::parse(&base, &no_secrets, &mut problems).metrics
 }

@@ -42,6 +42,8 @@ pub struct Plan {
     pub kernel: Vec<String>,
     /// What changes in the CNI configuration, in words. Pods that run keep what they have.
     pub cni: Vec<String>,
+    /// What changes in metrics and probes, in words.
+    pub metrics: Vec<String>,
     /// What stays as it is until the agent is restarted, in words.
     pub restart_required: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl fmt::Display for Plan {
         lines.extend(self.speaker.iter().map(|words| format!("speaker: {words}")));
         lines.extend(self.kernel.iter().map(|words| format!("kernel: {words}")));
         lines.extend(self.cni.iter().map(|words| format!("pods to come: {words}")));
+        lines.extend(self.metrics.iter().map(|words| format!("metrics: {words}")));
         lines.extend(self.restart_required.iter().map(|words| format!("after a restart: {words}")));
         f.write_str(&lines.join("\n"))
     }
@@ -95,6 +98,7 @@ impl Config {
             speaker: speaker(&self.speaker, &new.speaker),
             kernel: self.kernel_changes(new),
             cni: self.cni_changes(new),
+            metrics: self.metrics_changes(new),
             restart_required,
         }
     }
@@ -141,9 +145,21 @@ impl Config {
             cni: new.cni,
             firewall,
             api_socket: self.api_socket.clone(),
+            metrics: new.metrics,
             state_dir: self.state_dir.clone(),
             warnings: new.warnings,
         }
+    }
+
+    fn metrics_changes(&self, new: &Self) -> Vec<String> {
+        let mut words = Words::default();
+        let listen = |config: &Self| match config.metrics.listen {
+            Some(address) => address.to_string(),
+            None => "none".to_owned(),
+        };
+        words.changed("metrics.listen", &listen(self), &listen(new));
+        words.changed("metrics.meshPeers", &self.metrics.mesh_peers, &new.metrics.mesh_peers);
+        words.0
     }
 
     fn kernel_changes(&self, new: &Self) -> Vec<String> {
@@ -268,6 +284,11 @@ fn speaker(old: &SpeakerConfig, new: &SpeakerConfig) -> Vec<String> {
     words.changed("asNumber", &old.asn, &new.asn);
     words.changed("routeReflectorClusterID", &old.cluster_id, &new.cluster_id);
     words.changed("bgp.maximumPaths", &old.maximum_paths, &new.maximum_paths);
+    let check = |config: &SpeakerConfig| match config.cluster.origin_check {
+        true => "Enabled",
+        false => "Disabled",
+    };
+    words.changed("bgp.meshOriginCheck", check(old), check(new));
     let originated = |config: &SpeakerConfig| {
         config.originated.iter().map(|route| route.prefix).collect::<Vec<_>>()
     };
@@ -276,6 +297,7 @@ fn speaker(old: &SpeakerConfig, new: &SpeakerConfig) -> Vec<String> {
     words.lists("node address", &addresses(old), &addresses(new));
     words.lists("connected subnet", &old.cluster.connected, &new.cluster.connected);
     words.lists("pool", &old.cluster.pools, &new.cluster.pools);
+    words.lists("service range", &old.cluster.services, &new.cluster.services);
     words.lists("pod CIDR of another node", &old.cluster.pod_cidrs, &new.cluster.pod_cidrs);
     words.0
 }

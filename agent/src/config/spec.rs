@@ -4,6 +4,7 @@
 //! [`super::Config`] of it. Each value is possible by itself; whether they fit each other is not known
 //! yet. Field names are Calico's where the meaning is the same.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use routelet_proto::{Asn, Family, HoldTime, Role};
 use super::problem::Place;
 use crate::cni::Plugin;
 use crate::kernel::{NexthopObjects, TunnelMode};
+use crate::metrics::MetricsConfig;
 use crate::nft::ForwardAccept;
 
 /// A value and the place it was written at; no place for a default.
@@ -51,12 +53,16 @@ pub struct ConfigSpec {
     pub pools: Vec<PoolSpec>,
     /// What holds for the tunnels that pools ask for.
     pub tunnels: TunnelsSpec,
+    /// Addresses of services.
+    pub services: ServicesSpec,
     /// Where routes go.
     pub kernel: KernelSpec,
     /// How pods are attached.
     pub cni: CniSpec,
     /// Socket of the local API.
     pub api_socket: PathBuf,
+    /// Metrics and probes.
+    pub metrics: MetricsConfig,
     /// Where state is kept.
     pub state_dir: PathBuf,
 }
@@ -120,6 +126,8 @@ pub struct BgpSpec {
     pub connect_retry_time: Duration,
     /// Paths of a multipath.
     pub maximum_paths: usize,
+    /// Whether nodes may only send what is theirs. `None`: nobody said.
+    pub mesh_origin_check: Option<bool>,
 }
 
 /// `sourceAddress`.
@@ -223,6 +231,17 @@ pub struct TunnelsSpec {
     pub mtu: Option<u32>,
     /// Whether encapsulated packets are taken from known nodes only.
     pub guard: bool,
+}
+
+/// Addresses of services.
+#[derive(Clone, Debug)]
+pub struct ServicesSpec {
+    /// What the cluster's service addresses are.
+    pub ranges: Vec<At<IpNet>>,
+    /// What this node advertises.
+    pub advertise: Vec<At<IpNet>>,
+    /// The addresses in the ranges that services have; `None` where they are not known, as in a file.
+    pub claimed: Option<BTreeSet<IpAddr>>,
 }
 
 /// Where routes go.

@@ -8,7 +8,8 @@
 //!       └──────── status.rs ◄─ State   disk.rs (last good objects, Secrets)
 //! ```
 //!
-//! In flow: Nodes, the kinds of [`crd`], the Secrets that peers name. Out flow: a
+//! In flow: Nodes, the kinds of [`crd`], the Secrets that peers name, Services and their endpoints where
+//! their addresses are advertised. Out flow: a
 //! [`source::State`] with the configuration that should run, BGPNodeStatus, conditions and Events.
 //!
 //! What always holds: the API server's absence, slowness or loss of memory changes nothing that runs;
@@ -22,8 +23,11 @@ pub mod address;
 pub mod crd;
 pub mod disk;
 pub mod objects;
+mod ready;
 pub mod secrets;
 pub mod selector;
+mod service_watch;
+pub mod services;
 pub mod source;
 pub mod status;
 pub mod translate;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::crd::Condition;
+use super::services::ServiceAddress;
 
 /// Annotations with this prefix are kept, others are not.
 const ANNOTATIONS: &str = "routelet.dev/";
@@ -31,6 +32,9 @@ pub const V4_ANNOTATION: &str = "routelet.dev/ipv4-address";
 /// IPv6 address a node is peered with, with the length of its subnet.
 pub const V6_ANNOTATION: &str = "routelet.dev/ipv6-address";
 
+/// Taint that keeps pods from a node until its network works; an operator registers nodes with it.
+pub const STARTUP_TAINT: &str = "routelet.dev/agent-not-ready";
+
 /// A kind of object.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Kind {
@@ -44,10 +48,15 @@ pub enum Kind {
     BGPFilter,
     /// IPPool.
     IPPool,
+    /// Service of Kubernetes itself.
+    Service,
+    /// EndpointSlice of Kubernetes itself.
+    EndpointSlice,
 }
 
 impl Kind {
-    /// Every kind.
+    /// Every kind that a configuration is made of. Services and their endpoints are looked at only where
+    /// their addresses are advertised.
     pub const ALL: [Self; 5] =
         [Self::Node, Self::BGPConfiguration, Self::BGPFilter, Self::IPPool, Self::BGPPeer];
 
@@ -60,6 +69,8 @@ impl Kind {
             Self::BGPPeer => "BGPPeer",
             Self::BGPFilter => "BGPFilter",
             Self::IPPool => "IPPool",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         }
     }
 }
@@ -111,6 +122,12 @@ pub struct Node {
     pub addresses: Vec<String>,
     /// Pod CIDRs, in their order.
     pub pod_cidrs: Vec<String>,
+    /// Somebody said that NetworkUnavailable is False.
+    #[serde(skip)]
+    pub network_available: bool,
+    /// Places of [`STARTUP_TAINT`] among its taints.
+    #[serde(skip)]
+    pub startup_taints: Vec<usize>,
 }
 
 /// A custom resource, as far as it is used.
@@ -140,6 +157,9 @@ pub struct Objects {
     /// BGPConfiguration, BGPPeer, BGPFilter and IPPool.
     #[serde(with = "as_list")]
     pub custom: BTreeMap<Key, Custom>,
+    /// Addresses of Services; `None` where they are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub services: Option<Vec<ServiceAddress>>,
 }
 
 /// JSON has no keys that are structures.
@@ -189,12 +209,27 @@ struct SlimSpec {
     pod_cidr: Option<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Option<Vec<String>>,
+    taints: Option<Vec<SlimTaint>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SlimTaint {
+    key: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct SlimStatus {
     addresses: Option<Vec<SlimAddress>>,
+    conditions: Option<Vec<SlimCondition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct SlimCondition {
+    #[serde(rename = "type")]
+    type_: String,
+    #[serde(default)]
+    status: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -205,11 +240,14 @@ struct SlimAddress {
 }
 
 /// Metadata without what is large and not used: managed fields and other people's annotations.
-fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+pub(super) fn slim_metadata<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Slim {
         name: Option<String>,
+        namespace: Option<String>,
         uid: Option<String>,
         resource_version: Option<String>,
         generation: Option<i64>,
@@ -220,6 +258,7 @@ fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMet
     let slim = Slim::deserialize(deserializer)?;
     Ok(ObjectMeta {
         name: slim.name,
+        namespace: slim.namespace,
         uid: slim.uid,
         resource_version: slim.resource_version,
         generation: slim.generation,
@@ -269,7 +308,18 @@ impl From<NodeObject> for Node {
             Some(pod_cidrs) if !pod_cidrs.is_empty() => pod_cidrs,
             _ => spec.pod_cidr.into_iter().filter(|cidr| !cidr.is_empty()).collect(),
         };
+        let conditions = status.conditions.unwrap_or_default();
+        let taints = spec.taints.unwrap_or_default();
         Self {
+            network_available: conditions
+                .iter()
+                .any(|one| one.type_ == "NetworkUnavailable" && one.status == "False"),
+            startup_taints: taints
+                .iter()
+                .enumerate()
+                .filter(|(_, taint)| taint.key == STARTUP_TAINT)
+                .map(|(place, _)| place)
+                .collect(),
             created: created(&metadata),
             name: metadata.name.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),

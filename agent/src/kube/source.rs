@@ -17,7 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use kube::Client;
@@ -30,8 +30,10 @@ use super::crd::Condition;
 use super::disk::{self, Saved};
 use super::objects::{Custom, Key, Kind, Node, Objects};
 use super::secrets::Secrets;
+use super::service_watch::{OwnTask, ServiceWatch, advertises_services};
+use super::services::addresses;
 use super::translate::{Refused, Translation, Translator};
-use super::watch::{Change, Pace, Update, is_list, kind, secret, values};
+use super::watch::{Change, Pace, Update, is_list, kind, secret, services, slices, values};
 use crate::config::file::ConfigFile;
 use crate::config::parts::read_base;
 use crate::config::{Config, ConfigError};
@@ -123,6 +125,39 @@ pub struct State {
     pub nodes: Arc<BTreeSet<String>>,
     /// What the API server fails to tell, by source.
     pub troubles: BTreeMap<String, String>,
+    /// How often it failed.
+    pub errors: Arc<WatchErrors>,
+}
+
+/// Lists and watches that failed since the start. Any two are equal: a state does not change by them.
+#[derive(Debug, Default)]
+pub struct WatchErrors(Mutex<BTreeMap<String, u64>>);
+
+impl WatchErrors {
+    /// By resource; those that never failed are there with 0.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        let mut counts: BTreeMap<String, u64> =
+            Kind::ALL.into_iter().map(|kind| (resource_name(kind).to_owned(), 0)).collect();
+        counts.extend(self.lock().iter().map(|(resource, count)| (resource.clone(), *count)));
+        counts.into_iter().collect()
+    }
+
+    /// Counts one of a source such as `nodes` or `secrets/NAME`.
+    fn count(&self, source: &str) {
+        let resource = source.split('/').next().unwrap_or(source);
+        *self.lock().entry(resource.to_owned()).or_default() += 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.0.lock().expect("invariant: no holder panics")
+    }
+}
+
+impl PartialEq for WatchErrors {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl State {
@@ -204,6 +239,7 @@ struct Source {
     updates: mpsc::Sender<Update>,
     received: mpsc::Receiver<Update>,
     addresses: Vec<HostAddress>,
+    services: ServiceWatch,
     saved: Option<(Objects, Secrets)>,
     written: Option<String>,
 }
@@ -228,6 +264,7 @@ impl Source {
             tasks: JoinSet::new(),
             updates,
             received,
+            services: ServiceWatch::default(),
             saved: None,
             written: None,
         }
@@ -258,7 +295,11 @@ impl Source {
                     due = None;
                     if self.is_complete() {
                         waits_for_disk = false;
-                        self.translate_live().await;
+                        if let Some(until) = self.wait_for_services() {
+                            due = Some(until);
+                        } else {
+                            self.translate_live().await;
+                        }
                     } else {
                         self.publish_troubles();
                     }
@@ -296,6 +337,7 @@ impl Source {
                 }
                 self.secrets = saved.secrets.clone();
                 self.written = Some(saved.written);
+                self.objects.services.clone_from(&saved.objects.services);
                 self.saved = Some((saved.objects, saved.secrets));
                 true
             }
@@ -307,7 +349,7 @@ impl Source {
     }
 
     fn is_complete(&self) -> bool {
-        self.listed.len() == Kind::ALL.len()
+        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
     }
 
     /// Takes an update in; whether anything has changed.
@@ -334,12 +376,7 @@ impl Source {
             return self.listed.insert(kind) | self.change(update) | relieved;
         }
         // What is told after a list that is not believed yet is about that list.
-        let kind = match &update {
-            Update::Nodes(_) => Some(Kind::Node),
-            Update::Custom(kind, _) => Some(*kind),
-            Update::Secret(..) | Update::Trouble(..) => None,
-        };
-        if let Some(kind) = kind
+        if let Some(kind) = update.kind()
             && let Some((until, list)) = self.doubted.remove(&kind)
         {
             let list = list.followed_by(update);
@@ -361,6 +398,12 @@ impl Source {
             }
             Update::Custom(kind, Change::All(list)) => {
                 list.is_empty() && self.objects.of(*kind).next().is_some()
+            }
+            Update::Services(Change::All(list)) => {
+                list.is_empty() && !self.services.services.is_empty()
+            }
+            Update::Slices(Change::All(list)) => {
+                list.is_empty() && !self.services.slices.is_empty()
             }
             _ => false,
         }
@@ -430,6 +473,10 @@ impl Source {
             Update::Custom(kind, Change::Gone(name)) => {
                 self.objects.custom.remove(&Key::new(kind, name)).is_some()
             }
+            // Watches that were ended may have left something behind.
+            Update::Services(_) | Update::Slices(_) if self.services.tasks.is_empty() => false,
+            Update::Services(change) => self.services.take_services(change),
+            Update::Slices(change) => self.services.take_slices(change),
             Update::Secret(name, None) => {
                 tracing::warn!(secret = %name, "the Secret is not there; what it had before stays in use");
                 self.answered.insert(name)
@@ -439,6 +486,7 @@ impl Source {
                 self.answered.insert(name) || differs
             }
             Update::Trouble(what, words) => {
+                self.state.borrow().errors.count(&what);
                 if let Some(name) = what.strip_prefix("secrets/") {
                     self.answered.insert(name.to_owned());
                 }
@@ -457,6 +505,38 @@ impl Source {
         let before = self.troubles.len();
         self.troubles.retain(|_, (when, _)| when.elapsed() < TROUBLE);
         self.troubles.len() != before
+    }
+
+    /// Watches Services and EndpointSlices exactly where the BGPConfiguration asks for them, and brings
+    /// their addresses up to date. Until when a configuration waits for the first of them; after that
+    /// it is made with those from the disk, or with none.
+    fn wait_for_services(&mut self) -> Option<Instant> {
+        if !advertises_services(&self.objects) {
+            self.services = ServiceWatch::default();
+            self.listed.retain(|kind| Kind::ALL.contains(kind));
+            self.doubted.retain(|kind, _| Kind::ALL.contains(kind));
+            self.objects.services = None;
+            return None;
+        }
+        if self.services.tasks.is_empty() {
+            let Options { client, node, timing, .. } = &self.options;
+            let (services, endpoints) = (
+                services(client.clone(), timing.pace, self.updates.clone()),
+                slices(client.clone(), node.clone(), timing.pace, self.updates.clone()),
+            );
+            self.services.tasks =
+                vec![OwnTask(self.tasks.spawn(services)), OwnTask(self.tasks.spawn(endpoints))];
+            self.services.patience = Some(Instant::now() + timing.patience);
+        }
+        let known =
+            [Kind::Service, Kind::EndpointSlice].iter().all(|kind| self.listed.contains(kind));
+        if known {
+            let services = &self.services;
+            let addresses = addresses(services.services.values(), services.slices.values());
+            self.objects.services = Some(addresses);
+            return None;
+        }
+        self.services.patience.filter(|until| *until > Instant::now())
     }
 
     async fn translate_live(&mut self) {
@@ -655,6 +735,8 @@ fn resource_name(kind: Kind) -> &'static str {
         Kind::BGPPeer => "bgppeers",
         Kind::BGPFilter => "bgpfilters",
         Kind::IPPool => "ippools",
+        Kind::Service => "services",
+        Kind::EndpointSlice => "endpointslices",
     }
 }
 

@@ -8,6 +8,7 @@
 //!                  the object's hash highest; so a thousand agents write it once, and never in turns
 //!  Events          by the same agent, when it writes that an object is refused
 //!  annotations     on the own Node, when its address is not the InternalIP
+//!  ready.rs        on the own Node, when the first routes are in the kernel
 //! ```
 //!
 //! What always holds: nothing here changes what runs; the API server's absence costs a wait that grows
@@ -33,6 +34,7 @@ use super::crd::{
 };
 use super::disk::now;
 use super::objects::{Key, Kind, Node, NodeObject, V4_ANNOTATION, V6_ANNOTATION};
+use super::ready::Readiness;
 use super::source::{Observed, Origin, State};
 use super::watch::{chain, resource};
 
@@ -127,6 +129,7 @@ struct ReporterTask {
     written: Option<NodeStatus>,
     conditions: BTreeMap<Key, (Instant, Condition)>,
     announced: Option<BTreeMap<String, String>>,
+    readiness: Readiness,
 }
 
 impl ReporterTask {
@@ -144,13 +147,26 @@ impl ReporterTask {
             written: None,
             conditions: BTreeMap::new(),
             announced: None,
+            readiness: Readiness::default(),
         }
     }
 
     async fn write(&mut self, state: &State, facts: &Facts) -> kube::Result<()> {
+        // Pods wait for it: what else cannot be written must not hinder it.
+        let told = self.tell_the_node(state, facts).await;
         self.node_status(state, facts).await?;
         self.announce(state).await?;
-        self.conditions(state).await
+        self.conditions(state).await?;
+        told
+    }
+
+    /// Tells our Node that its network works, once nothing is waited for.
+    async fn tell_the_node(&mut self, state: &State, facts: &Facts) -> kube::Result<()> {
+        let Some(node) = &state.node else { return Ok(()) };
+        if state.config.is_none() || !facts.pending.is_empty() {
+            return Ok(());
+        }
+        self.readiness.tell(&self.client, node, MANAGER).await
     }
 
     /// Writes our BGPNodeStatus if it has changed and it may be written now.

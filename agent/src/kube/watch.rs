@@ -26,6 +26,7 @@ use tokio::time::timeout;
 
 use super::crd;
 use super::objects::{Custom, Kind, Node, NodeObject, SecretObject};
+use super::services::{Service, ServiceObject, Slice, SliceObject};
 
 /// What the API server says.
 #[derive(Clone, Debug)]
@@ -34,6 +35,10 @@ pub(super) enum Update {
     Nodes(Change<Node>),
     /// About a kind of custom resource.
     Custom(Kind, Change<Custom>),
+    /// About Services.
+    Services(Change<Service>),
+    /// About EndpointSlices.
+    Slices(Change<Slice>),
     /// The Secret of this name has these values; `None` when it is not there.
     Secret(String, Option<SecretObject>),
     /// This source failed, in words.
@@ -62,7 +67,24 @@ impl Update {
             (Self::Custom(kind, Change::All(list)), Self::Custom(_, next)) => {
                 Self::Custom(kind, change(list, next, |custom| &custom.name))
             }
+            (Self::Services(Change::All(list)), Self::Services(next)) => {
+                Self::Services(change(list, next, |service| &service.key))
+            }
+            (Self::Slices(Change::All(list)), Self::Slices(next)) => {
+                Self::Slices(change(list, next, |slice| &slice.key))
+            }
             (_, next) => next,
+        }
+    }
+
+    /// The kind that it is about; none for Secrets and troubles.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Nodes(_) => Some(Kind::Node),
+            Self::Custom(kind, _) => Some(*kind),
+            Self::Services(_) => Some(Kind::Service),
+            Self::Slices(_) => Some(Kind::EndpointSlice),
+            Self::Secret(..) | Self::Trouble(..) => None,
         }
     }
 }
@@ -74,8 +96,18 @@ pub(super) enum Change<T> {
     All(Vec<T>),
     /// This one is new or has changed.
     One(T),
-    /// The one of this name is gone.
+    /// The one of this name, `namespace/name` where it is in a namespace, is gone.
     Gone(String),
+}
+
+impl<T> Change<T> {
+    fn map<U>(self, into: impl Fn(T) -> U) -> Change<U> {
+        match self {
+            Self::All(list) => Change::All(list.into_iter().map(into).collect()),
+            Self::One(one) => Change::One(into(one)),
+            Self::Gone(name) => Change::Gone(name),
+        }
+    }
 }
 
 /// How the API server is asked.
@@ -122,6 +154,26 @@ pub(super) async fn kind(client: Client, kind: Kind, pace: Pace, updates: mpsc::
     }
 }
 
+/// Watches the Services of every namespace for ever.
+pub(super) async fn services(client: Client, pace: Pace, updates: mpsc::Sender<Update>) {
+    let api: Api<ServiceObject> = Api::all(client);
+    run(api, "services", pace.config(), pace, updates, Update::Services).await;
+}
+
+/// Watches the EndpointSlices of every namespace for ever, as `node` sees them.
+pub(super) async fn slices(
+    client: Client,
+    node: String,
+    pace: Pace,
+    updates: mpsc::Sender<Update>,
+) {
+    let api: Api<SliceObject> = Api::all(client);
+    let wrap = move |change: Change<SliceObject>| {
+        Update::Slices(change.map(|object| Slice::new(object, &node)))
+    };
+    run(api, "endpointslices", pace.config(), pace, updates, wrap).await;
+}
+
 /// Watches the Secret `name` of the agents' own namespace for ever.
 pub(super) async fn secret(
     client: Client,
@@ -152,6 +204,8 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
         Kind::BGPPeer => ApiResource::erase::<crd::BGPPeer>(&()),
         Kind::BGPFilter => ApiResource::erase::<crd::BGPFilter>(&()),
         Kind::IPPool => ApiResource::erase::<crd::IPPool>(&()),
+        Kind::Service => ApiResource::erase::<ServiceObject>(&()),
+        Kind::EndpointSlice => ApiResource::erase::<SliceObject>(&()),
     }
 }
 
@@ -198,7 +252,7 @@ async fn run<K, T>(
                     wrap(Change::All(list.take().unwrap_or_default()))
                 }
                 Some(Ok(watcher::Event::Apply(object))) => wrap(Change::One(object.into())),
-                Some(Ok(watcher::Event::Delete(object))) => wrap(Change::Gone(object.name_any())),
+                Some(Ok(watcher::Event::Delete(object))) => wrap(Change::Gone(name_of(&object))),
                 Some(Err(error)) => {
                     // What was gathered of a list that broke off is not all there is.
                     list = None;
@@ -220,6 +274,14 @@ async fn run<K, T>(
             }
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// `name`, or `namespace/name`.
+fn name_of(object: &impl Resource) -> String {
+    match &object.meta().namespace {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
     }
 }
 
@@ -261,7 +323,7 @@ fn words(error: &watcher::Error) -> String {
 }
 
 /// An error with what caused it, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -284,6 +346,8 @@ pub(super) fn is_list(update: &Update) -> Option<Kind> {
     match update {
         Update::Nodes(Change::All(_)) => Some(Kind::Node),
         Update::Custom(kind, Change::All(_)) => Some(*kind),
+        Update::Services(Change::All(_)) => Some(Kind::Service),
+        Update::Slices(Change::All(_)) => Some(Kind::EndpointSlice),
         _ => None,
     }
 }

@@ -127,6 +127,19 @@ pub enum DownReason {
     Restarting,
 }
 
+impl DownReason {
+    /// Code and subcode of the NOTIFICATION that was sent or received (RFC 4271 §4.5), if one was.
+    #[must_use]
+    pub fn code(&self) -> Option<(u8, u8)> {
+        match self {
+            Self::NotificationSent(notification, _) | Self::NotificationReceived(notification) => {
+                Some(notification.code.octets())
+            }
+            Self::TcpConnectionFails(_) | Self::Replaced | Self::Restarting => None,
+        }
+    }
+}
+
 impl fmt::Display for DownReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -80,6 +80,25 @@ pub struct ClusterPrefixes {
     pub own_addresses: Vec<IpAddr>,
     /// Subnets the host is on, to tell whether a receiver and a next hop share one.
     pub connected: Vec<IpNet>,
+    /// Whether nodes may only send what is theirs: see [`NodeOrigin`].
+    pub origin_check: bool,
+    /// The other nodes.
+    pub origins: Vec<NodeOrigin>,
+}
+
+/// Another node, as the mesh origin check knows it.
+///
+/// From a node of the mesh only its own pod CIDRs are accepted; and what another speaker of our AS sends
+/// of a node's pod CIDRs must have that node's address as its next hop. Service addresses are every
+/// node's. A node whose pod CIDRs are not known may send what is nobody's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NodeOrigin {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 impl PolicyRules {

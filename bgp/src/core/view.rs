@@ -25,6 +25,8 @@ pub struct SessionView {
     pub flaps: u64,
     /// Why it last went down or failed to come up, in words, and when.
     pub last_error: Option<(String, Instant)>,
+    /// Code and subcode of the NOTIFICATION that was sent or received then, if one was.
+    pub last_error_code: Option<(u8, u8)>,
     /// What is agreed, from OpenConfirm on.
     pub negotiated: Option<Arc<Negotiated>>,
     /// Both ends of the connection.
@@ -276,6 +278,15 @@ pub enum Ineligible {
     OwnNextHop,
     /// Role and OTC say it leaked (RFC 9234 §5).
     RouteLeak,
+    /// The mesh origin check: it is not from the node whose pod CIDR it is.
+    MeshOrigin {
+        /// The node that sent it, or whose address its next hop is; `None` if that is none we know.
+        node: Option<Arc<str>>,
+        /// The node whose pod CIDR it is, or is inside of; `None`: nobody's.
+        owner: Option<Arc<str>>,
+        /// The next hop, where it came from a reflector and that is what is wrong.
+        next_hop: Option<IpAddr>,
+    },
     /// Its next hop does not resolve.
     NextHop(IpAddr, NextHopState),
 }
@@ -302,6 +313,18 @@ impl fmt::Display for Ineligible {
             Self::OwnClusterId => f.write_str("rejected: our cluster id is in its CLUSTER_LIST"),
             Self::OwnNextHop => f.write_str("rejected: its next hop is an address of this host"),
             Self::RouteLeak => f.write_str("rejected: a route leak by BGP roles"),
+            Self::MeshOrigin { node, owner, next_hop } => {
+                let node = node.as_deref().unwrap_or("no known node");
+                f.write_str("rejected by the mesh origin check: ")?;
+                match (owner, next_hop) {
+                    (Some(owner), Some(next_hop)) => write!(
+                        f,
+                        "it belongs to {owner}, and its next hop {next_hop} is an address of {node}"
+                    ),
+                    (Some(owner), None) => write!(f, "{node} sent it, and it belongs to {owner}"),
+                    (None, _) => write!(f, "{node} sent it, and it is none of its pod CIDRs"),
+                }
+            }
             Self::NextHop(address, NextHopState::Unreachable { reason }) => {
                 write!(f, "next hop {address} unreachable: {reason}")
             }

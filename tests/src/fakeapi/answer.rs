@@ -8,22 +8,23 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Fault, Name, Request, Shared, Store, kind_of};
+use super::{Fault, Name, Request, Shared, Store, kind_of, patch};
 
 /// A path taken apart.
-struct Path {
+pub(super) struct Path {
     /// `v1`, or group and version.
     api: String,
-    namespace: String,
-    resource: String,
-    name: Option<String>,
-    status: bool,
+    pub(super) namespace: String,
+    pub(super) resource: String,
+    pub(super) name: Option<String>,
+    pub(super) status: bool,
 }
 
 impl Path {
@@ -56,6 +57,7 @@ pub(super) async fn answer(
     State(shared): State<Arc<Shared>>,
     method: Method,
     uri: Uri,
+    headers: HeaderMap,
     Query(query): Query<BTreeMap<String, String>>,
     body: Bytes,
 ) -> Response {
@@ -95,7 +97,13 @@ pub(super) async fn answer(
     match verb {
         "list" => list(&shared, &path, &query, &fault),
         "watch" => watch(shared, &path, &query),
-        "patch" | "patch status" => patch(&shared, &path, &query, body),
+        "patch" | "patch status" => {
+            let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            match kind.filter(|kind| patch::is_other(kind)) {
+                Some(kind) => patch::answer(&shared, &path, query.get("fieldManager"), kind, &body),
+                None => apply(&shared, &path, &query, body),
+            }
+        }
         "create" => {
             let mut store = shared.store.lock().expect("no handler panics with the lock");
             store.created.push(body.clone());
@@ -253,7 +261,7 @@ fn new_lines(watch: &mut Watch) -> io::Result<String> {
 }
 
 /// Server-side apply: what is given is set, what is not given stays.
-fn patch(shared: &Shared, path: &Path, query: &BTreeMap<String, String>, body: Value) -> Response {
+fn apply(shared: &Shared, path: &Path, query: &BTreeMap<String, String>, body: Value) -> Response {
     let name = path.name.clone().unwrap_or_default();
     let manager = query.get("fieldManager").cloned().unwrap_or_default();
     if manager.is_empty() {
@@ -355,7 +363,7 @@ fn conflict(
     Some((StatusCode::CONFLICT, axum::Json(status)).into_response())
 }
 
-fn no_manager() -> Response {
+pub(super) fn no_manager() -> Response {
     let cause = "Required value: is required for apply patch";
     let words = format!("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: {cause}");
     let mut status = status(422, "Invalid", &words);
@@ -366,7 +374,7 @@ fn no_manager() -> Response {
     (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(status)).into_response()
 }
 
-fn not_found(path: &Path, name: &str) -> Response {
+pub(super) fn not_found(path: &Path, name: &str) -> Response {
     let group = kind_of(&path.resource).map_or("", |(_, group)| group);
     let full = format!("{}.{group}", path.resource);
     let full = full.trim_end_matches('.');
@@ -375,7 +383,7 @@ fn not_found(path: &Path, name: &str) -> Response {
     (StatusCode::NOT_FOUND, axum::Json(status)).into_response()
 }
 
-fn merge(into: &mut Value, from: Value) {
+pub(super) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
@@ -399,7 +407,7 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-fn failure(code: u16, reason: &str, message: &str) -> Response {
+pub(super) fn failure(code: u16, reason: &str, message: &str) -> Response {
     let answer: Result<_, Infallible> = Ok((
         StatusCode::from_u16(code).unwrap_or_default(),
         axum::Json(status(code, reason, message)),

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 mod answer;
+mod patch;
 
 /// Group and version of the agent's own kinds.
 const CUSTOM: &str = "routelet.dev/v1alpha1";
@@ -277,12 +278,12 @@ impl FakeApi {
         self.store().created.clone()
     }
 
-    /// Waits until `holds`, at most 20 s.
+    /// Waits until `holds`, at most 90 s: a report that used up its budget waits for a minute.
     ///
     /// # Panics
     /// It never did.
     pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        for _ in 0..400 {
+        for _ in 0..1800 {
             if holds(self) {
                 return;
             }
@@ -375,6 +376,7 @@ fn kind_of(resource: &str) -> Option<(&'static str, &'static str)> {
     let known = [
         ("nodes", "Node", ""),
         ("secrets", "Secret", ""),
+        ("pods", "Pod", ""),
         ("services", "Service", ""),
         ("endpointslices", "EndpointSlice", "discovery.k8s.io"),
         ("events", "Event", "events.k8s.io"),

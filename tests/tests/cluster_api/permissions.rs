@@ -111,7 +111,7 @@ pub fn suffice_and_no_more(scene: &Scene) -> anyhow::Result<()> {
 const EVERYTHING: &str = "apiVersion: routelet.dev/v1alpha1
 kind: BGPConfiguration
 metadata: {name: default}
-spec: {nodeAddressAutodetectionV4: {cidrs: [172.31.9.0/24]}}
+spec: {nodeAddressAutodetectionV4: {cidrs: [172.31.9.0/24]}, serviceClusterIPs: [{cidr: 10.96.0.0/12}]}
 ---
 apiVersion: routelet.dev/v1alpha1
 kind: BGPFilter

@@ -6,6 +6,7 @@ use super::{count, seconds_since};
 use crate::api::backend::Snapshot;
 use crate::api::views;
 use crate::kernel::KernelStatus;
+use crate::metrics::health;
 use crate::nft::FirewallStatus;
 
 /// The whole agent. `peers` are those of [`super::peers`].
@@ -77,6 +78,7 @@ pub fn status(
             repaired: firewall.repaired,
             problems: firewall.problems.clone(),
         },
+        pending: health::pending(snapshot, Some(kernel)),
         problems: problems(snapshot, peers, kernel, firewall),
     }
 }
@@ -95,6 +97,7 @@ fn problems(
             snapshot.file.display()
         ));
     }
+    problems.extend(snapshot.problems.iter().cloned());
     problems.extend(snapshot.notes.iter().map(|note| format!("configuration: {note}")));
     for field in &snapshot.needs_restart {
         problems.push(format!("a change of the configuration waits for a restart: {field}"));

@@ -13,16 +13,18 @@ use routelet_bgp::core::config::Password;
 use routelet_proto::{Asn, HoldTime};
 
 use super::file::{
-    ApiFile, BgpFile, CniFile, ConfigFile, KernelFile, MemberFile, NodeFile, PasswordFile,
-    PoolFile, Text, TunnelsFile,
+    ApiFile, BgpFile, CniFile, ConfigFile, KernelFile, MemberFile, MetricsFile, NodeFile,
+    PasswordFile, PoolFile, ServicesFile, Text, TunnelsFile,
 };
 use super::problem::{Place, Problems};
 use super::scalar::{self, Scalar};
 use super::spec::{
-    At, BgpSpec, CniSpec, ConfigSpec, KernelSpec, LocalNodeSpec, NodeSpec, PoolSpec, TunnelsSpec,
+    At, BgpSpec, CniSpec, ConfigSpec, KernelSpec, LocalNodeSpec, NodeSpec, PoolSpec, ServicesSpec,
+    TunnelsSpec,
 };
 use crate::cni::{self, Plugin};
 use crate::kernel::{NexthopObjects, TunnelConfig, TunnelMode};
+use crate::metrics::{self, MeshPeers, MetricsConfig};
 use crate::nft::ForwardAccept;
 
 mod filter;
@@ -97,9 +99,11 @@ pub fn parse(
         filters: each(filters, |index, filter| reader.filter(filter, index)),
         pools: each(pools, |index, pool| reader.pool(pool, index)),
         tunnels: reader.tunnels(&file.tunnels.clone().unwrap_or_default()),
+        services: reader.services(&file.services.clone().unwrap_or_default()),
         kernel: reader.kernel(&file.kernel.clone().unwrap_or_default()),
         cni: reader.cni(&file.cni.clone().unwrap_or_default()),
         api_socket: reader.api_socket(&api),
+        metrics: reader.metrics(&file.metrics.clone().unwrap_or_default()),
         state_dir: reader.or(
             file.state_dir.as_ref(),
             "stateDir",
@@ -316,6 +320,11 @@ impl Reader<'_> {
                 DEFAULT_CONNECT_RETRY,
                 |text| Ok(Duration::from_secs(scalar::seconds(text, 1, u16::MAX)?.into())),
             ),
+            mesh_origin_check: self
+                .get(file.mesh_origin_check.as_ref(), "bgp.meshOriginCheck", |text| {
+                    scalar::choice(text, &[("Enabled", true), ("Disabled", false)])
+                })
+                .map(|at| at.value),
             maximum_paths: self.or(file.maximum_paths.as_ref(), "bgp.maximumPaths", 16, |text| {
                 scalar::number(text, 1, 64)
             }),
@@ -373,6 +382,15 @@ impl Reader<'_> {
         }
     }
 
+    fn services(&mut self, file: &ServicesFile) -> ServicesSpec {
+        file.check_keys("services", self.problems);
+        ServicesSpec {
+            ranges: self.values(file.ranges.as_ref(), "services.ranges", prefix),
+            advertise: self.values(file.advertise.as_ref(), "services.advertise", prefix),
+            claimed: None,
+        }
+    }
+
     fn kernel(&mut self, file: &KernelFile) -> KernelSpec {
         file.check_keys("kernel", self.problems);
         KernelSpec {
@@ -425,6 +443,21 @@ impl Reader<'_> {
             bin_dirs,
             plugin: self.or(file.plugin.as_ref(), "cni.plugin", Plugin::default(), plugin),
             mtu: self.get(file.mtu.as_ref(), "cni.mtu", mtu).map(|at| at.value),
+        }
+    }
+
+    fn metrics(&mut self, file: &MetricsFile) -> MetricsConfig {
+        file.check_keys("metrics", self.problems);
+        let default = MetricsConfig::default();
+        let listen = file.listen.as_ref();
+        let mesh_peers = file.mesh_peers.as_ref();
+        let words =
+            [("Auto", MeshPeers::Auto), ("Each", MeshPeers::Each), ("Summed", MeshPeers::Summed)];
+        MetricsConfig {
+            listen: self.or(listen, "metrics.listen", default.listen, metrics::parse_listen),
+            mesh_peers: self.or(mesh_peers, "metrics.meshPeers", default.mesh_peers, |text| {
+                scalar::choice(text, &words)
+            }),
         }
     }
 

@@ -6,10 +6,14 @@ pub type Case = (&'static str, &'static str, &'static [&'static str]);
 /// Texts that follow [`super::NODE`].
 #[rustfmt::skip]
 pub const AFTER_NODE: &[Case] = &[
-    ("unknown key at the top", "metrics: {listen: 127.0.0.1:9179}",
-        &["2:1: unknown key `metrics`. Known here: node, bgp, nodes, peers, filters, pools, tunnels, kernel, cni, api, stateDir"]),
+    ("unknown key at the top", "tracing: {level: debug}",
+        &["2:1: unknown key `tracing`. Known here: node, bgp, nodes, peers, filters, pools, tunnels, services, kernel, cni, api, metrics, stateDir"]),
+    ("metrics on a name", "metrics: {listen: localhost}",
+        &["2:19: metrics.listen: `localhost` is not an address to listen on: write 127.0.0.1:9179, [::1]:9179, an address alone, or `none` for no metrics and no probes"]),
+    ("metrics of the mesh", "metrics: {meshPeers: All}",
+        &["2:22: metrics.meshPeers: `All` is not possible here. Possible: Auto, Each, Summed"]),
     ("unknown key with a suggestion", "bgp: {nodeToNodeMeshEnable: false}",
-        &["2:7: bgp: unknown key `nodeToNodeMeshEnable`. Did you mean `nodeToNodeMeshEnabled`? Known here: asNumber, nodeToNodeMeshEnabled, nodeMeshPassword, nodeMeshMaxRestartTime, listenPort, listenAddresses, holdTime, keepaliveTime, connectRetryTime, maximumPaths"]),
+        &["2:7: bgp: unknown key `nodeToNodeMeshEnable`. Did you mean `nodeToNodeMeshEnabled`? Known here: asNumber, nodeToNodeMeshEnabled, nodeMeshPassword, nodeMeshMaxRestartTime, listenPort, listenAddresses, holdTime, keepaliveTime, connectRetryTime, maximumPaths, meshOriginCheck"]),
     ("unknown key of a rule", "filters:\n- name: f\n  importV4: [{acept: x, action: Accept}]",
         &["4:15: filters[f].importV4[0]: unknown key `acept`. Known here: action, cidr, matchOperator, prefixLength"]),
     ("unknown key of prefixLength", "filters: [{name: f, importV4: [{action: Accept, cidr: 10.0.0.0/8, matchOperator: In, prefixLength: {mim: 9}}]}]",

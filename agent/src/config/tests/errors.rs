@@ -43,7 +43,7 @@ peers:
 error: f.yaml:3:13: bgp.holdTime: `2s` is forbidden (RFC 4271 section 4.2): 0s for no keepalives at all, or at least 3s
   3 |   holdTime: 2s
     |             ^
-error: f.yaml:4:3: bgp: unknown key `asnumber`. Did you mean `asNumber`? Known here: asNumber, nodeToNodeMeshEnabled, nodeMeshPassword, nodeMeshMaxRestartTime, listenPort, listenAddresses, holdTime, keepaliveTime, connectRetryTime, maximumPaths
+error: f.yaml:4:3: bgp: unknown key `asnumber`. Did you mean `asNumber`? Known here: asNumber, nodeToNodeMeshEnabled, nodeMeshPassword, nodeMeshMaxRestartTime, listenPort, listenAddresses, holdTime, keepaliveTime, connectRetryTime, maximumPaths, meshOriginCheck
   4 |   asnumber: 1
     |   ^
 error: f.yaml:6:25: peers[tor].peerIP: `10.0.0.300` is not an IP address, for example 192.0.2.1 or 2001:db8::1

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use routelet_bgp::core::policy::ClusterPrefixes;
+use routelet_bgp::core::policy::{ClusterPrefixes, NodeOrigin};
 
 use super::LocalNode;
 use crate::config::problem::{Place, Problems};
@@ -90,11 +90,59 @@ pub(super) fn cluster(
             .iter()
             .flat_map(|node| node.pod_cidrs.iter().map(|at| at.value))
             .collect(),
-        services: Vec::new(),
+        services: services(spec, &pods, &pools, problems),
         own_pod_cidrs: local.pod_cidrs.iter().map(|at| at.value).collect(),
         own_addresses: local.addresses.iter().map(|at| at.value.addr()).collect(),
         connected: connected(local),
+        origin_check: spec.bgp.mesh_origin_check.unwrap_or(false),
+        origins: members
+            .iter()
+            .map(|node| NodeOrigin {
+                name: node.name.value.as_str().into(),
+                addresses: node.addresses.iter().map(|at| at.value.addr()).collect(),
+                pod_cidrs: node.pod_cidrs.iter().map(|at| at.value).collect(),
+            })
+            .collect(),
     }
+}
+
+/// The ranges of service addresses. What lies in one is never installed, so that no pod may be there.
+fn services(
+    spec: &ConfigSpec,
+    pods: &[Owned<'_>],
+    pools: &[Owned<'_>],
+    problems: &mut Problems,
+) -> Vec<IpNet> {
+    let overlap = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
+    for range in &spec.services.ranges {
+        let taken = pods.iter().chain(pools).find(|taken| overlap(&taken.net, &range.value));
+        if let Some(taken) = taken {
+            problems.error(
+                range.place,
+                "services.ranges",
+                format!(
+                    "{} overlaps {} of {}{}: service addresses get no route, and those are pods'",
+                    range.value,
+                    taken.net,
+                    taken.owner,
+                    taken.place.hint()
+                ),
+            );
+        }
+    }
+    for advertised in &spec.services.advertise {
+        if !spec.services.ranges.iter().any(|range| range.value.contains(&advertised.value)) {
+            problems.error(
+                advertised.place,
+                "services.advertise",
+                format!(
+                    "{} is in none of services.ranges: the other nodes would not know what it is",
+                    advertised.value
+                ),
+            );
+        }
+    }
+    spec.services.ranges.iter().map(|at| at.value).collect()
 }
 
 /// Notes every name that stands twice in a list.

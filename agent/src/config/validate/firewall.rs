@@ -1,11 +1,13 @@
 //! What the firewall must know: who the nodes are, where pods live, which pools ask for what.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::LocalNode;
 use crate::config::spec::{ConfigSpec, NodeSpec};
 use crate::kernel::{Encapsulation, TunnelConfig};
-use crate::nft::{FirewallConfig, Services, Tunnels};
+use crate::nft::{Claim, FirewallConfig, Services, Tunnels};
 
 /// The firewall's part of the configuration.
 pub(super) fn firewall(
@@ -36,9 +38,18 @@ pub(super) fn firewall(
         own_pod_cidrs: local.pod_cidrs.iter().map(|at| at.value).collect(),
         pods,
         nat: nat.collect(),
-        // The part of the agent that advertises service addresses fills it in.
-        services: Services::default(),
+        services: services(spec),
         forward_accept: spec.kernel.forward_accept,
         repair: spec.kernel.repair,
+    }
+}
+
+/// Where services are known, packets to what we advertise and nobody has are dropped.
+fn services(spec: &ConfigSpec) -> Services {
+    let Some(claimed) = &spec.services.claimed else { return Services::default() };
+    let claim = |address: &IpAddr| Claim { address: *address, port: None };
+    Services {
+        ranges: spec.services.advertise.iter().map(|at| at.value).collect(),
+        claimed: claimed.iter().map(claim).collect(),
     }
 }

@@ -93,10 +93,11 @@ pub(super) fn validate(
         problems.warn(Place::NONE, "peers", "there is no peer at all, neither here nor in `nodes`");
     }
     let firewall = firewall::firewall(spec, &local, &members, &tunnels);
-    let originated = pod_cidrs
-        .iter()
-        .map(|&prefix| OriginatedRoute { prefix, kind: OriginatedKind::PodCidr })
-        .collect();
+    let own = |prefix, kind| OriginatedRoute { prefix, kind };
+    let pods = pod_cidrs.iter().map(|&prefix| own(prefix, OriginatedKind::PodCidr));
+    let services = spec.services.advertise.iter();
+    let services = services.map(|at| own(at.value, OriginatedKind::Service));
+    let originated = pods.chain(services).collect();
     let cluster_id = spec.node.route_reflector_cluster_id.map_or(router_id, |at| at.value);
     let cni = cni::cni(spec, &local, &peers, &tunnels, problems);
     Some(Config {
@@ -132,6 +133,7 @@ pub(super) fn validate(
         firewall,
         pod_cidrs,
         api_socket: spec.api_socket.clone(),
+        metrics: spec.metrics,
         state_dir: spec.state_dir.clone(),
         warnings: Vec::new(),
     })

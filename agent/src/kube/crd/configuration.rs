@@ -67,6 +67,24 @@ pub struct BGPConfigurationSpec {
     #[serde(default = "default_paths")]
     #[schemars(range(min = 1, max = 64))]
     pub maximum_paths: i32,
+    /// Enabled: from a node of the mesh only its own pod CIDRs and service addresses are accepted, from a
+    /// reflector pod CIDRs only with a next hop of the node that owns them.
+    #[serde(default = "enabled")]
+    #[schemars(extend("enum" = ["Enabled", "Disabled"]))]
+    pub mesh_origin_check: String,
+    /// Ranges of cluster IPs that the nodes advertise: each as a whole from every node, and the addresses
+    /// of Services with externalTrafficPolicy Local one by one from the nodes with a ready endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "serviceClusterIPs")]
+    #[schemars(length(max = 16))]
+    pub service_cluster_ips: Option<Vec<ServiceRange>>,
+    /// The same for external IPs; Services take others in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "serviceExternalIPs")]
+    #[schemars(length(max = 16))]
+    pub service_external_ips: Option<Vec<ServiceRange>>,
+    /// The same for addresses of load balancers.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "serviceLoadBalancerIPs")]
+    #[schemars(length(max = 16))]
+    pub service_load_balancer_ips: Option<Vec<ServiceRange>>,
     /// Which of its IPv4 addresses a node peers with; the InternalIP of its Node by default.
     #[serde(
         default,
@@ -105,6 +123,16 @@ pub struct TunnelSettings {
     /// Whether wrapped packets are taken from known nodes only, and from no pod; true by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<bool>,
+}
+
+/// A range of service addresses.
+#[derive(Clone, Debug, Default, Deserialize, Eq, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRange {
+    /// The prefix, for example 10.96.0.0/12.
+    #[schemars(length(max = 43))]
+    #[x_kube(validation = Rule::new("isCIDR(self)").message("cidr is a prefix, for example 10.96.0.0/12"))]
+    pub cidr: String,
 }
 
 /// How a node's address is chosen: exactly one of these.
@@ -146,6 +174,10 @@ impl Default for BGPConfigurationSpec {
             keepalive_time: None,
             connect_retry_time: default_connect_retry(),
             maximum_paths: default_paths(),
+            mesh_origin_check: enabled(),
+            service_cluster_ips: None,
+            service_external_ips: None,
+            service_load_balancer_ips: None,
             node_address_autodetection_v4: None,
             node_address_autodetection_v6: None,
             tunnels: None,
@@ -159,6 +191,10 @@ fn default_as() -> i64 {
 
 fn yes() -> bool {
     true
+}
+
+fn enabled() -> String {
+    "Enabled".to_owned()
 }
 
 fn default_restart_time() -> String {

@@ -28,7 +28,7 @@ mod pool;
 mod tests;
 
 pub use self::configuration::{
-    AddressAutodetection, BGPConfiguration, BGPConfigurationSpec, CONFIGURATION_NAME,
+    AddressAutodetection, BGPConfiguration, BGPConfigurationSpec, CONFIGURATION_NAME, ServiceRange,
     TunnelSettings,
 };
 pub use self::filter::{BGPFilter, BGPFilterSpec, FilterRule, PrefixLength};

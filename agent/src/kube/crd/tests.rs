@@ -141,6 +141,7 @@ fn defaults_are_those_of_the_file() {
         json!({
             "asNumber": 64512, "nodeToNodeMeshEnabled": true, "nodeMeshMaxRestartTime": "300s",
             "listenPort": 179, "holdTime": "90s", "connectRetryTime": "10s", "maximumPaths": 16,
+            "meshOriginCheck": "Enabled",
         })
     );
     let spec: BGPConfigurationSpec = serde_json::from_value(json!({})).expect("empty spec");

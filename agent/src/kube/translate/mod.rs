@@ -208,7 +208,8 @@ impl Translator {
                 configuration.node_address_autodetection_v6.as_ref(),
                 self.host.as_ref(),
             );
-            let parts = Parts::new(&self.base, own, &configuration, &choice);
+            let services = objects.services.as_deref();
+            let parts = Parts::new(&self.base, own, &configuration, &choice, services);
             let (file, beyond) =
                 parts.build(entries.iter().map(|entry| (&entry.key, entry.item())));
             let blamed = match assemble(&file, &beyond, &passwords) {
@@ -305,7 +306,7 @@ impl Translator {
 
     /// What was used in the end.
     fn used(&self, objects: &Objects, entries: &[Entry]) -> Objects {
-        let mut used = Objects::default();
+        let mut used = Objects { services: objects.services.clone(), ..Objects::default() };
         for entry in entries {
             let from = match entry.used {
                 Used::Current => objects,
@@ -436,7 +437,9 @@ fn decode(key: &Key, spec: &Value) -> Result<Item, String> {
             .map_err(|error| format!("{key}: {error}"))
     };
     match key.kind {
-        Kind::Node => Err("is not a custom resource".to_owned()),
+        Kind::Node | Kind::Service | Kind::EndpointSlice => {
+            Err("is not a custom resource".to_owned())
+        }
         Kind::BGPConfiguration if key.name != CONFIGURATION_NAME => {
             Err(format!("the only BGPConfiguration is named {CONFIGURATION_NAME}"))
         }

@@ -1,19 +1,23 @@
 //! Objects written down as the parts of a configuration file, each at the rank of its object.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::super::address::{Choice, of_other};
 use super::super::crd::{
     BGPConfigurationSpec, BGPFilterSpec, BGPPeerSpec, FilterRule, IPPoolSpec, PasswordSource,
-    TunnelSettings,
+    ServiceRange, TunnelSettings,
 };
 use super::super::objects::{
     AS_ANNOTATION, CLUSTER_ID_ANNOTATION, Key, Node, ROUTER_ID_ANNOTATION,
 };
+use super::super::services::{EXCLUDE_LABEL, ServiceAddress, Use};
 use super::{Item, PeerItem, password_path};
 use crate::config::file::{
     BgpFile, ConfigFile, FilterFile, LengthFile, MemberFile, NodeFile, PasswordFile,
-    PasswordSourceFile, PeerFile, PoolFile, RuleFile, Text, TunnelsFile,
+    PasswordSourceFile, PeerFile, PoolFile, RuleFile, ServicesFile, Text, TunnelsFile,
 };
 use crate::config::parts::Beyond;
 use crate::config::problem::Place;
@@ -24,6 +28,8 @@ pub(super) struct Parts<'a> {
     own: &'a Node,
     configuration: &'a BGPConfigurationSpec,
     choice: &'a Choice,
+    /// Addresses of Services, as far as they are known.
+    services: Option<&'a [ServiceAddress]>,
 }
 
 /// Writes texts at one place.
@@ -60,8 +66,9 @@ impl<'a> Parts<'a> {
         own: &'a Node,
         configuration: &'a BGPConfigurationSpec,
         choice: &'a Choice,
+        services: Option<&'a [ServiceAddress]>,
     ) -> Self {
-        Self { base, own, configuration, choice }
+        Self { base, own, configuration, choice, services }
     }
 
     /// The parts of `items`, whose order is their rank; the first is the own Node.
@@ -73,6 +80,7 @@ impl<'a> Parts<'a> {
             kernel: self.base.kernel.clone(),
             cni: self.base.cni.clone(),
             api: self.base.api.clone(),
+            metrics: self.base.metrics.clone(),
             state_dir: self.base.state_dir.clone(),
             ..ConfigFile::default()
         };
@@ -98,6 +106,8 @@ impl<'a> Parts<'a> {
                 Some(Item::Configuration(spec)) => {
                     file.bgp = Some(bgp(pen, spec));
                     file.tunnels = spec.tunnels.as_ref().map(|settings| tunnels(pen, settings));
+                    file.services = Some(self.services(pen, spec));
+                    beyond.claimed = self.services.map(|known| claimed(known, spec));
                 }
                 Some(Item::Filter(spec)) => lists.1.push(filter(pen, &key.name, spec)),
                 Some(Item::Pool(spec)) => lists.2.push(pool(pen, &key.name, spec)),
@@ -133,6 +143,41 @@ impl<'a> Parts<'a> {
         }
         file.peers = Some(files);
         (file, beyond)
+    }
+
+    /// Ranges of service addresses, and what of them this node advertises: a range as a whole, and the
+    /// addresses of Services with externalTrafficPolicy Local that it serves one by one.
+    fn services(&self, pen: Pen, spec: &BGPConfigurationSpec) -> ServicesFile {
+        let (mut ranges, mut advertise) = (BTreeSet::new(), BTreeSet::new());
+        let known: &[ServiceAddress] = self.services.map_or(&[], |known| known);
+        for use_ in [Use::Cluster, Use::External, Use::LoadBalancer] {
+            let texts = ranges_of(spec, use_).iter().flatten().map(|range| &range.cidr);
+            ranges.extend(texts.clone().cloned());
+            let nets: Vec<IpNet> = texts.clone().filter_map(|text| text.parse().ok()).collect();
+            let local = known.iter().filter(|one| {
+                one.use_ == use_
+                    && one.here.is_some()
+                    && nets.iter().any(|net| net.contains(&one.address))
+            });
+            // A range that is nothing but such an address is advertised from its nodes only.
+            let whole = |text: &&String| {
+                let net = text.parse::<IpNet>().ok();
+                !local.clone().any(|one| net == Some(IpNet::from(one.address)))
+            };
+            advertise.extend(texts.filter(whole).cloned());
+            let served = local.clone().filter(|one| one.here == Some(true));
+            advertise.extend(served.map(|one| IpNet::from(one.address).to_string()));
+        }
+        if self.own.labels.contains_key(EXCLUDE_LABEL) {
+            advertise.clear();
+        }
+        let texts = |set: BTreeSet<String>| set.into_iter().map(|text| pen.text(text)).collect();
+        ServicesFile {
+            place: pen.0,
+            ranges: Some(texts(ranges)),
+            advertise: Some(texts(advertise)),
+            ..ServicesFile::default()
+        }
     }
 
     /// Reflectors are no members of the mesh, as Calico has it; on a reflector nobody is.
@@ -229,6 +274,7 @@ fn bgp(pen: Pen, spec: &BGPConfigurationSpec) -> BgpFile {
         keepalive_time: pen.maybe(spec.keepalive_time.as_ref()),
         connect_retry_time: Some(pen.text(&spec.connect_retry_time)),
         maximum_paths: Some(pen.text(spec.maximum_paths)),
+        mesh_origin_check: Some(pen.text(&spec.mesh_origin_check)),
         ..BgpFile::default()
     }
 }
@@ -242,6 +288,24 @@ fn tunnels(pen: Pen, settings: &TunnelSettings) -> TunnelsFile {
         guard: pen.maybe(settings.guard.as_ref()),
         ..TunnelsFile::default()
     }
+}
+
+/// The ranges of a use.
+fn ranges_of(spec: &BGPConfigurationSpec, use_: Use) -> &Option<Vec<ServiceRange>> {
+    match use_ {
+        Use::Cluster => &spec.service_cluster_ips,
+        Use::External => &spec.service_external_ips,
+        Use::LoadBalancer => &spec.service_load_balancer_ips,
+    }
+}
+
+/// The addresses of Services that lie in the ranges of their use.
+fn claimed(known: &[ServiceAddress], spec: &BGPConfigurationSpec) -> BTreeSet<IpAddr> {
+    let in_range = |one: &&ServiceAddress| {
+        let mut ranges = ranges_of(spec, one.use_).iter().flatten();
+        ranges.any(|range| range.cidr.parse().is_ok_and(|net: IpNet| net.contains(&one.address)))
+    };
+    known.iter().filter(in_range).map(|one| one.address).collect()
 }
 
 /// What of a peer does not depend on who it is.

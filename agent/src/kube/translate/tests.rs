@@ -104,6 +104,8 @@ fn nodes_alone_are_a_mesh() {
     assert_eq!(config.speaker.asn.0, 64512);
     assert_eq!(config.speaker.originated[0].prefix, "10.244.1.0/24".parse().expect("net"));
     assert_eq!(config.speaker.cluster.pod_cidrs.len(), 2);
+    assert!(config.speaker.cluster.origin_check, "on in a cluster");
+    assert_eq!(config.speaker.cluster.origins.len(), 2);
     assert_eq!(
         config.speaker.cluster.connected,
         ["172.30.1.0/24".parse::<ipnet::IpNet>().expect("net")]
@@ -136,7 +138,7 @@ fn objects_give_what_the_same_file_gives() {
     scene.put(Kind::IPPool, "pods", json!({"cidr": "10.244.0.0/16"}));
     let file = "
 node: {name: node-a, addresses: [172.30.1.11/24], podCIDRs: [10.244.1.0/24]}
-bgp: {asNumber: 64999, holdTime: 30s, keepaliveTime: 5s, maximumPaths: 4}
+bgp: {asNumber: 64999, holdTime: 30s, keepaliveTime: 5s, maximumPaths: 4, meshOriginCheck: Enabled}
 nodes: [{name: node-b, addresses: [172.30.1.12], podCIDRs: [10.244.2.0/24]}]
 peers:
 - {name: tor, peerIP: 172.30.1.1, asNumber: 65001, filters: [in], ttlSecurity: 1,

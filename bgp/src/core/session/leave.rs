@@ -61,6 +61,7 @@ impl Session {
         }
         if was_running && !had_session {
             self.last_error = Some((words, now));
+            self.last_error_code = Some(notification.code.octets());
         }
     }
 
@@ -84,6 +85,7 @@ impl Session {
         // There was none, or only an attempt to connect: begin anew all the same.
         if self.running && self.timers.expiry(Timer::IdleHold).is_none() {
             self.last_error = Some((words.to_owned(), now));
+            self.last_error_code = Some(notification.code.octets());
             self.pause(now, SHORT_PAUSE);
         }
     }
@@ -193,6 +195,7 @@ impl Session {
                 self.idle_backoff.reset();
             }
             self.last_error = Some((reason.to_string(), now));
+            self.last_error_code = reason.code();
             let retain = retained(negotiated, &reason);
             self.push(Output::PeerDown(PeerDown { reason, retain }));
         } else if !(self.connections.iter().any(|other| other.state as u8 >= State::OpenSent as u8))
@@ -239,6 +242,7 @@ impl Session {
 
     pub(super) fn failed_attempt(&mut self, now: Instant, reason: DownReason) {
         self.last_error = Some((reason.to_string(), now));
+        self.last_error_code = reason.code();
         self.push(Output::AttemptFailed(reason));
     }
 }

@@ -115,6 +115,7 @@ pub struct Session {
     counters: SessionCounters,
     flaps: u64,
     last_error: Option<(String, Instant)>,
+    last_error_code: Option<(u8, u8)>,
     /// What [`Self::state`] was after the last input, and since when.
     state: State,
     since: Instant,
@@ -140,6 +141,7 @@ impl Session {
             counters: SessionCounters::default(),
             flaps: 0,
             last_error: None,
+            last_error_code: None,
             state: State::Idle,
             since: now,
         }

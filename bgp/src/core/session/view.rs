@@ -19,6 +19,7 @@ impl Session {
             last_error: self.last_error.clone().or_else(|| {
                 (self.state() != State::Established).then(|| (self.pending_words(), self.since))
             }),
+            last_error_code: self.last_error_code,
             negotiated: furthest.and_then(|connection| connection.negotiated.clone()),
             endpoints: furthest
                 .and_then(|connection| connection.endpoints)

@@ -1,7 +1,7 @@
 //! What the default policy knows about the cluster, laid out for one question per prefix: is it, or
 //! is it inside, one of these?
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use foldhash::fast::FixedState;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use crate::core::policy::ClusterPrefixes;
+use crate::core::policy::{ClusterPrefixes, NodeOrigin};
 
 /// Prefixes with a fast answer to what covers a prefix: a look-up per distinct length.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +60,33 @@ pub(super) struct Cluster {
     pub(super) pods: PrefixIndex,
     pub(super) services: PrefixIndex,
     pub(super) own_pod_cidrs: PrefixIndex,
+    origins: Origins,
+}
+
+/// Which node an address or a prefix belongs to.
+#[derive(Clone, Debug, Default)]
+struct Origins {
+    /// Places in the list of nodes.
+    by_address: HashMap<IpAddr, usize, FixedState>,
+    by_pod_cidr: HashMap<IpNet, usize, FixedState>,
+    pod_cidrs: PrefixIndex,
+}
+
+impl Origins {
+    fn new(nodes: &[NodeOrigin]) -> Self {
+        let each = || nodes.iter().enumerate();
+        Self {
+            by_address: each()
+                .flat_map(|(place, node)| node.addresses.iter().map(move |at| (*at, place)))
+                .collect(),
+            by_pod_cidr: each()
+                .flat_map(|(place, node)| {
+                    node.pod_cidrs.iter().map(move |net| (net.trunc(), place))
+                })
+                .collect(),
+            pod_cidrs: PrefixIndex::new(nodes.iter().flat_map(|node| &node.pod_cidrs)),
+        }
+    }
 }
 
 impl Cluster {
@@ -68,8 +95,24 @@ impl Cluster {
             pods: PrefixIndex::new(prefixes.pools.iter().chain(&prefixes.pod_cidrs)),
             services: PrefixIndex::new(&prefixes.services),
             own_pod_cidrs: PrefixIndex::new(&prefixes.own_pod_cidrs),
+            origins: if prefixes.origin_check {
+                Origins::new(&prefixes.origins)
+            } else {
+                Origins::default()
+            },
             prefixes,
         }
+    }
+
+    /// The node that has the address; none without the origin check.
+    pub(super) fn node_at(&self, address: IpAddr) -> Option<&NodeOrigin> {
+        self.prefixes.origins.get(*self.origins.by_address.get(&address)?)
+    }
+
+    /// The node whose pod CIDR it is or lies in; none without the origin check.
+    pub(super) fn owner_of(&self, prefix: IpNet) -> Option<&NodeOrigin> {
+        let net = self.origins.pod_cidrs.covering(prefix)?;
+        self.prefixes.origins.get(*self.origins.by_pod_cidr.get(&net)?)
     }
 
     pub(super) fn is_own_address(&self, address: IpAddr) -> bool {

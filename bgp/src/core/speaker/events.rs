@@ -275,7 +275,10 @@ fn announce<P: NlriPrefix>(
     for (path_id, id) in destinations {
         let prefix = rib.table[id].prefix.into();
         let accepted = !refused
-            && matches!(shared.import(slot).check_prefix(P::FAMILY, prefix), Verdict::Accept(_));
+            && matches!(
+                shared.import(slot).check_prefix(P::FAMILY, prefix, attributes),
+                Verdict::Accept(_)
+            );
         let path = Imported { received, attrs, rejected: !accepted };
         rib.place(shared, slot, id, path_id, path, 0);
     }

@@ -2,10 +2,12 @@
 //!
 //! Checks of the attributes come first and are made once for an UPDATE: loops, next hop, roles. No
 //! rule overrides them, nor the refusal of our own pod CIDRs and addresses. Then the first matching
-//! rule of the peer's filters decides, without one the default policy of the session's kind.
+//! rule of the peer's filters decides, without one the default policy of the session's kind. What that
+//! accepts must still come from the node whose it is, where the mesh origin check is on.
 //! A rejected path stays in the table; the reason is worked out again when somebody asks.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use routelet_proto::{Family, PathAttributes, Role};
@@ -13,7 +15,7 @@ use routelet_proto::{Family, PathAttributes, Role};
 use super::cluster::Cluster;
 use super::peers::Peer;
 use crate::core::config::{PeerKind, SpeakerConfig};
-use crate::core::policy::{Action, Rule};
+use crate::core::policy::{Action, NodeOrigin, Rule};
 use crate::core::view::Ineligible;
 
 /// Who asks: everything import looks at but the path itself.
@@ -37,6 +39,19 @@ pub(super) enum Verdict<'a> {
     OwnPodCidr(IpNet),
     /// An address of this host.
     OwnAddress,
+    /// The mesh origin check refuses it.
+    Origin(OriginClash),
+}
+
+/// A prefix that comes from a node whose it is not.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct OriginClash {
+    /// The node that sent it, or that it would be forwarded to; `None` if it is none that is known.
+    node: Option<Arc<str>>,
+    /// Whose it is; `None`: nobody's.
+    owner: Option<Arc<str>>,
+    /// The next hop, where that is what is wrong.
+    next_hop: Option<IpAddr>,
 }
 
 impl Verdict<'_> {
@@ -49,6 +64,11 @@ impl Verdict<'_> {
             Self::DefaultPolicy => Ineligible::DefaultPolicy,
             Self::OwnPodCidr(net) => Ineligible::OwnPodCidr(*net),
             Self::OwnAddress => Ineligible::OwnAddress,
+            Self::Origin(OriginClash { node, owner, next_hop }) => Ineligible::MeshOrigin {
+                node: node.clone(),
+                owner: owner.clone(),
+                next_hop: *next_hop,
+            },
         })
     }
 }
@@ -111,8 +131,13 @@ impl<'a> Import<'a> {
         Some(changed)
     }
 
-    /// What is said of a prefix whose attributes are in order.
-    pub(super) fn check_prefix(&self, family: Family, prefix: IpNet) -> Verdict<'a> {
+    /// What is said of a prefix whose attributes, as received, are in order.
+    pub(super) fn check_prefix(
+        &self,
+        family: Family,
+        prefix: IpNet,
+        attributes: &PathAttributes,
+    ) -> Verdict<'a> {
         if let Some(net) = self.cluster.own_pod_cidrs.covering(prefix) {
             return Verdict::OwnPodCidr(net);
         }
@@ -121,11 +146,45 @@ impl<'a> Import<'a> {
         {
             return Verdict::OwnAddress;
         }
-        match self.peer.config.rules.first_import(family, prefix) {
+        let accepted = match self.peer.config.rules.first_import(family, prefix) {
             Some(rule) if rule.action == Action::Accept => Verdict::Accept(Some(rule)),
-            Some(rule) => Verdict::Filter(rule),
+            Some(rule) => return Verdict::Filter(rule),
             None if self.default_accepts(prefix) => Verdict::Accept(None),
-            None => Verdict::DefaultPolicy,
+            None => return Verdict::DefaultPolicy,
+        };
+        match self.origin_clash(prefix, attributes) {
+            Some(clash) => Verdict::Origin(clash),
+            None => accepted,
+        }
+    }
+
+    /// What the mesh origin check has against it: see [`crate::core::policy::NodeOrigin`].
+    fn origin_clash(&self, prefix: IpNet, attributes: &PathAttributes) -> Option<OriginClash> {
+        let cluster = self.cluster;
+        if !cluster.prefixes.origin_check || cluster.services.covers(prefix) {
+            return None;
+        }
+        let owner = cluster.owner_of(prefix);
+        let clash = |node: Option<&NodeOrigin>, next_hop| OriginClash {
+            node: node.map(|node| node.name.clone()),
+            owner: owner.map(|owner| owner.name.clone()),
+            next_hop,
+        };
+        match self.peer.config.kind {
+            PeerKind::External => None,
+            PeerKind::Mesh => {
+                let node = cluster.node_at(self.peer.config.address)?;
+                let fits = match owner {
+                    Some(owner) => owner.name == node.name,
+                    None => node.pod_cidrs.is_empty(),
+                };
+                (!fits).then(|| clash(Some(node), None))
+            }
+            PeerKind::Internal => {
+                let next_hop = attributes.next_hop.address();
+                let fits = owner?.addresses.contains(&next_hop);
+                (!fits).then(|| clash(cluster.node_at(next_hop), Some(next_hop)))
+            }
         }
     }
 

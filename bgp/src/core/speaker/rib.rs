@@ -202,7 +202,7 @@ impl<P: NlriPrefix> Rib<P> {
                 let attributes = &shared.attrs.get(received).attributes;
                 let rejected = import.check_attributes(attributes).is_some()
                     || !matches!(
-                        import.check_prefix(P::FAMILY, self.table[id].prefix.into()),
+                        import.check_prefix(P::FAMILY, self.table[id].prefix.into(), attributes),
                         Verdict::Accept(_)
                     );
                 let changed = import.transform(attributes);

@@ -214,7 +214,7 @@ impl<P: NlriPrefix> Rib<P> {
             let prefix = self.table[id].prefix.into();
             let reason = import
                 .check_attributes(received)
-                .or_else(|| import.check_prefix(P::FAMILY, prefix).reason());
+                .or_else(|| import.check_prefix(P::FAMILY, prefix, received).reason());
             return PathReason::Ineligible(reason.unwrap_or(Ineligible::DefaultPolicy));
         }
         if selection.best == Some(index) {

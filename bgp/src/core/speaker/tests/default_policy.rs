@@ -1,8 +1,8 @@
 //! The table of the design's section 5, a test per cell, and the rules that stand above it.
 
-use super::rig::{Rig, accept_all, config, net, own, path, peer, rule};
+use super::rig::{Rig, accept_all, config, ip, net, own, path, peer, rule};
 use crate::core::config::{OriginatedKind, PeerConfig, PeerKind, SpeakerConfig};
-use crate::core::policy::{Action, ClusterPrefixes, MatchOperator, PolicyRules};
+use crate::core::policy::{Action, ClusterPrefixes, MatchOperator, NodeOrigin, PolicyRules};
 use crate::core::view::NotInstalled;
 
 const REJECTED: &str = "rejected by the default policy";
@@ -215,4 +215,93 @@ fn no_filter_overrides_the_ibgp_rule_and_communities() {
     attributes.communities = [Community::NO_ADVERTISE].into_iter().collect();
     rig.announce("tor", &attributes, &["172.16.0.0/16"]);
     assert_eq!(rig.why_sent("b", "172.16.0.0/16"), "no: it carries NO_ADVERTISE");
+}
+
+/// Two other nodes, one of them without known pod CIDRs, and one more.
+fn checked(enabled: bool) -> SpeakerConfig {
+    cluster(|cluster| {
+        let node = |name: &str, address: &str, pod_cidrs: &[&str]| NodeOrigin {
+            name: name.into(),
+            addresses: vec![ip(address)],
+            pod_cidrs: pod_cidrs.iter().map(|cidr| net(cidr)).collect(),
+        };
+        cluster.origin_check = enabled;
+        cluster.origins = vec![
+            node("node-b", "10.0.0.2", &["10.244.2.0/24"]),
+            node("node-c", "10.0.0.3", &["10.244.3.0/24"]),
+            node("node-d", "10.0.0.4", &[]),
+        ];
+    })
+}
+
+#[test]
+fn a_mesh_node_may_send_its_own_pod_cidrs_and_services_only() {
+    let peers = || vec![mesh("b", "10.0.0.2"), mesh("d", "10.0.0.4")];
+    let mut rig = Rig::with_peers(checked(true), peers());
+    let own = ["10.244.2.0/24", "10.244.2.128/25", "10.96.0.10/32"];
+    rig.announce("b", &path(&[], "10.0.0.2"), &own);
+    for prefix in own {
+        assert!(rig.why(prefix).starts_with("best"), "{}", rig.why(prefix));
+    }
+    let other = ["10.244.3.0/24", "10.244.3.7/32", "10.244.9.0/24", "172.16.0.0/16"];
+    rig.announce("b", &path(&[], "10.0.0.2"), &other);
+    let check = "rejected by the mesh origin check: node-b sent it, and it ";
+    assert_eq!(rig.why(other[0]), format!("{check}belongs to node-c"));
+    assert_eq!(rig.why(other[1]), format!("{check}belongs to node-c"));
+    assert_eq!(rig.why(other[2]), format!("{check}is none of its pod CIDRs"));
+    assert!(rig.why(other[3]).starts_with(REJECTED), "the default policy has the first word");
+    // What is nobody's may come from a node whose pod CIDRs are not known; what is another's may not.
+    rig.announce("d", &path(&[], "10.0.0.4"), &["10.244.8.0/24", "10.244.2.0/26"]);
+    assert!(rig.why("10.244.8.0/24").starts_with("best"));
+    assert!(rig.why("10.244.2.0/26").contains("node-d sent it, and it belongs to node-b"));
+}
+
+#[test]
+fn a_reflector_sends_pod_cidrs_with_the_next_hop_of_their_node() {
+    let mut rig = Rig::with_peers(checked(true), vec![reflector("rr", "10.0.0.9")]);
+    rig.announce("rr", &path(&[], "10.0.0.2"), &["10.244.2.0/24", "10.244.3.0/24"]);
+    assert!(rig.why("10.244.2.0/24").starts_with("best"));
+    let clash = "rejected by the mesh origin check: it belongs to node-c, and its next hop";
+    assert_eq!(rig.why("10.244.3.0/24"), format!("{clash} 10.0.0.2 is an address of node-b"));
+    rig.announce("rr", &path(&[], "10.0.0.77"), &["10.244.3.0/24"]);
+    assert_eq!(
+        rig.why("10.244.3.0/24"),
+        format!("{clash} 10.0.0.77 is an address of no known node")
+    );
+    rig.announce("rr", &path(&[], "10.0.0.3"), &["10.244.3.0/24"]);
+    assert_eq!(rig.forwarding("10.244.3.0/24"), ["10.0.0.3"]);
+}
+
+#[test]
+fn a_filter_does_not_override_the_origin_check_and_a_router_outside_is_not_checked() {
+    let open = PeerConfig { rules: accept_all(), ..reflector("rr", "10.0.0.9") };
+    let mut rig = Rig::with_peers(checked(true), vec![open, tor("tor", "10.0.0.8")]);
+    rig.announce("rr", &path(&[], "10.0.0.2"), &["10.244.3.0/24", "172.16.0.0/16"]);
+    assert!(rig.why("10.244.3.0/24").contains("mesh origin check"));
+    assert!(rig.why("172.16.0.0/16").starts_with("best"));
+    rig.announce("tor", &path(&[65001], "10.0.0.8"), &["10.244.2.0/24"]);
+    assert!(rig.why("10.244.2.0/24").starts_with("best"));
+}
+
+#[test]
+fn the_origin_check_and_what_it_knows_change_live() {
+    let mut rig = Rig::with_peers(checked(false), vec![mesh("b", "10.0.0.2")]);
+    rig.announce("b", &path(&[], "10.0.0.2"), &["10.244.3.0/24"]);
+    assert_eq!(rig.forwarding("10.244.3.0/24"), ["10.0.0.2"]);
+    let with = |rig: &mut Rig, change: &dyn Fn(&mut ClusterPrefixes)| {
+        let actions = rig.edit(|config| change(std::sync::Arc::make_mut(&mut config.cluster)));
+        assert!(actions.is_empty(), "no session is touched");
+    };
+    with(&mut rig, &|cluster| cluster.origin_check = true);
+    assert!(rig.fib.is_empty());
+    assert!(rig.why("10.244.3.0/24").contains("belongs to node-c"));
+    // The pod CIDR moves to the node that sends it.
+    with(&mut rig, &|cluster| {
+        cluster.origins[0].pod_cidrs = vec![net("10.244.3.0/24")];
+        cluster.origins[1].pod_cidrs.clear();
+    });
+    assert_eq!(rig.forwarding("10.244.3.0/24"), ["10.0.0.2"]);
+    with(&mut rig, &|cluster| cluster.origins[0].pod_cidrs.clear());
+    with(&mut rig, &|cluster| cluster.origin_check = false);
+    assert_eq!(rig.forwarding("10.244.3.0/24"), ["10.0.0.2"]);
 }

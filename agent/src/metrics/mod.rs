@@ -1,0 +1,234 @@
+//! Metrics and probes: plain HTTP for Prometheus and for the kubelet, on one address.
+//!
+//! ```text
+//!  GET /metrics ─► Subject ─► Backend (peers, kernel, snapshot) ─► Sample ─► OpenMetrics text
+//!  GET /livez, /readyz, /healthz ─► Subject ─► health ─► 200, or 503 with what is missing
+//! ```
+//!
+//! In flow: where to listen ([`Control::listen`]), what to look at ([`Subject`]), requests. Out flow:
+//! texts, and a problem in words when the address cannot be bound.
+//!
+//! What always holds: nothing is counted here; everything is read from the owners' snapshots when
+//! somebody asks, and the labels are peers, families and kinds, never prefixes; an address that cannot
+//! be bound costs the metrics and nothing else, and is tried again; strangers can hold a few
+//! connections for a few seconds, not more, and change nothing.
+
+mod collect;
+pub mod health;
+mod http;
+mod process;
+pub mod table;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::api::Backend;
+
+/// Port unless somebody says otherwise.
+pub const PORT: u16 = 9179;
+/// Between two attempts to bind an address.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Where metrics and probes are served; nowhere if `None`.
+pub type Listen = Option<SocketAddr>;
+
+/// Where they are served by default: for this host only.
+#[must_use]
+pub fn default_listen() -> Listen {
+    Some(SocketAddr::from(([127, 0, 0, 1], PORT)))
+}
+
+/// What can be configured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MetricsConfig {
+    /// Where metrics and probes are served.
+    pub listen: Listen,
+    /// Whether peers of the mesh have series of their own.
+    pub mesh_peers: MeshPeers,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { listen: default_listen(), mesh_peers: MeshPeers::default() }
+    }
+}
+
+/// Whether each peer of the mesh has series of its own: in a mesh of N nodes these are N² in all.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MeshPeers {
+    /// Up to [`MeshPeers::FEW`] of them.
+    #[default]
+    Auto,
+    /// Always.
+    Each,
+    /// Never: only the sums that are there for every kind of peer.
+    Summed,
+}
+
+impl MeshPeers {
+    /// How many peers of the mesh are few.
+    pub const FEW: usize = 100;
+
+    /// Whether so many have series of their own.
+    fn shows(self, peers: usize) -> bool {
+        match self {
+            Self::Auto => peers <= Self::FEW,
+            Self::Each => true,
+            Self::Summed => false,
+        }
+    }
+}
+
+impl fmt::Display for MeshPeers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "Auto",
+            Self::Each => "Each",
+            Self::Summed => "Summed",
+        })
+    }
+}
+
+/// `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `none`.
+///
+/// # Errors
+/// Anything else, in words.
+pub fn parse_listen(text: &str) -> Result<Listen, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(Some(SocketAddr::new(address, PORT)));
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(Some(address)),
+        _ => Err(format!(
+            "`{text}` is not an address to listen on: write 127.0.0.1:{PORT}, [::1]:{PORT}, an \
+             address alone, or `none` for no metrics and no probes"
+        )),
+    }
+}
+
+/// What is looked at: the daemon, or why there is none yet.
+pub struct Subject<B> {
+    daemon: watch::Sender<Option<Arc<B>>>,
+    waiting: watch::Sender<Vec<String>>,
+    began: jiff::Timestamp,
+}
+
+impl<B: Backend> Subject<B> {
+    /// From now on this daemon is what is looked at.
+    pub fn set(&self, daemon: Arc<B>) {
+        self.daemon.send_replace(Some(daemon));
+    }
+
+    /// Until there is a daemon this is what it waits for, in words.
+    pub fn waits_for(&self, pending: Vec<String>) {
+        self.waiting.send_replace(pending);
+    }
+
+    fn daemon(&self) -> Option<Arc<B>> {
+        self.daemon.borrow().clone()
+    }
+
+    fn waiting(&self) -> Vec<String> {
+        self.waiting.borrow().clone()
+    }
+}
+
+/// The running server; it ends when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Control {
+    listen: watch::Sender<Listen>,
+    problem: watch::Receiver<Option<String>>,
+    /// The command line has decided, and a configuration changes nothing.
+    fixed: bool,
+}
+
+impl Control {
+    /// Listens there from now on, unless the command line says where.
+    pub fn listen(&self, listen: Listen) {
+        if self.fixed {
+            return;
+        }
+        self.listen.send_if_modified(|now| {
+            let differs = *now != listen;
+            *now = listen;
+            differs
+        });
+    }
+
+    /// Why nobody can be served, in words with the fix.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.borrow().clone()
+    }
+}
+
+/// Starts the server. `fixed` is what the command line says; without it, nothing is served until
+/// [`Control::listen`] says where.
+#[must_use]
+pub fn start<B: Backend>(fixed: Option<Listen>) -> (Control, Arc<Subject<B>>) {
+    let subject = Arc::new(Subject {
+        daemon: watch::Sender::new(None),
+        waiting: watch::Sender::new(vec!["the first configuration".to_owned()]),
+        began: jiff::Timestamp::now(),
+    });
+    let listen = watch::Sender::new(fixed.flatten());
+    let problem = watch::Sender::new(None);
+    let control =
+        Control { problem: problem.subscribe(), fixed: fixed.is_some(), listen: listen.clone() };
+    tokio::spawn(serve(listen.subscribe(), problem, subject.clone()));
+    (control, subject)
+}
+
+/// Serves wherever `listen` says, until its sender is gone.
+async fn serve<B: Backend>(
+    mut listen: watch::Receiver<Listen>,
+    problem: watch::Sender<Option<String>>,
+    subject: Arc<Subject<B>>,
+) {
+    loop {
+        let wanted = *listen.borrow_and_update();
+        let serving = async {
+            let Some(address) = wanted else {
+                problem.send_replace(None);
+                return std::future::pending().await;
+            };
+            loop {
+                match TcpListener::bind(address).await {
+                    Ok(listener) => {
+                        tracing::info!(%address, "serving metrics and probes");
+                        problem.send_replace(None);
+                        http::serve(listener, &subject).await;
+                    }
+                    Err(error) => {
+                        let words = format!(
+                            "cannot listen on {address} for metrics and probes: {error}; change \
+                             metrics.listen (tried again every {} s)",
+                            AGAIN.as_secs()
+                        );
+                        if problem.borrow().as_ref() != Some(&words) {
+                            tracing::warn!("{words}");
+                            problem.send_replace(Some(words));
+                        }
+                    }
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            changed = listen.changed() => if changed.is_err() { return },
+        }
+    }
+}
