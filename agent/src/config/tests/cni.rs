@@ -26,6 +26,28 @@ fn the_keys_arrive() {
 }
 
 #[test]
+fn the_pool_that_costs_most_decides_what_fits() {
+    let both =
+        "node: {name: a, addresses: [10.0.0.1/24, 'fd30::1/64'], podCIDRs: [10.244.1.0/24]}\n";
+    let overhead = |pools: &str| {
+        let text = format!("{both}pools: [{pools}]\ntunnels: {{mtu: 1400}}\n");
+        let cni = read(&text).unwrap_or_else(|error| panic!("{error}")).cni;
+        assert_eq!(cni.tunnel_mtu, (cni.overhead > 0).then_some(1400));
+        cni.overhead
+    };
+    let [plain, ipip, vxlan, vxlan6] = [
+        "{name: a, cidr: 10.1.0.0/16}",
+        "{name: b, cidr: 10.2.0.0/16, ipipMode: CrossSubnet}",
+        "{name: c, cidr: 10.3.0.0/16, vxlanMode: Always}",
+        "{name: d, cidr: 'fd44::/48', vxlanMode: CrossSubnet}",
+    ];
+    assert_eq!(overhead(plain), 0);
+    assert_eq!(overhead(&format!("{plain}, {ipip}")), 20);
+    assert_eq!(overhead(&format!("{ipip}, {vxlan}")), 50);
+    assert_eq!(overhead(&format!("{ipip}, {vxlan}, {vxlan6}")), 70);
+}
+
+#[test]
 fn a_change_is_live_and_only_for_pods_to_come() {
     let old = with("cni: {enabled: true}\n");
     let new = with(
