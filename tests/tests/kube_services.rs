@@ -188,7 +188,11 @@ async fn local_services_are_advertised_from_nodes_with_a_ready_endpoint() {
 async fn endpoints_of_other_services_make_no_work() {
     let (api, _dir, mut agent) = scene(both()).await;
     service(&api, "wide", "Cluster", "192.0.2.8");
-    let first = agent.advertises(&[CLUSTER, EXTERNAL]).await;
+    let claimed = |state: &State| {
+        let config = state.config.as_ref();
+        config.is_some_and(|config| config.firewall.services.claimed.len() == 2)
+    };
+    let first = agent.until("its addresses are known", claimed).await;
     for beat in 0..5 {
         endpoints(&api, "wide", here(beat % 2 == 0));
         sleep(Duration::from_millis(100)).await;
