@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::Signal;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::geteuid;
 use routelet::lab::netns::Netns;
 use routelet::lab::network::Network;
@@ -116,6 +117,13 @@ fn prepare() -> anyhow::Result<()> {
     let compiler = ["install", "--no-install-recommends", "gcc", "libc6-dev"];
     fetch("apt-get", &mut apt(&rust, &compiler))?;
     toolchain(&rust)
+}
+
+/// Whether images can be kept there for the next run: on overlayfs, as inside another container, every
+/// layer would be a whole copy.
+fn keeps(folder: &Path) -> anyhow::Result<bool> {
+    let found = statfs(folder).with_context(|| folder.display().to_string())?;
+    Ok(found.filesystem_type() != OVERLAYFS_SUPER_MAGIC)
 }
 
 /// What the images depend on.
@@ -224,7 +232,12 @@ impl Docker {
         ensure!(outcome.is_empty(), "{outcome}");
         let netns = Network::new("docker-").router("host")?;
         let mut dockerd = Command::new(program("dockerd", "docker.io")?);
-        dockerd.arg("--data-root").arg(folder.join("data")).args([
+        let data = match keeps(&folder)? {
+            true => folder.join("data"),
+            // In memory: the sandbox's own /run.
+            false => PathBuf::from("/run/docker-data"),
+        };
+        dockerd.arg("--data-root").arg(data).args([
             "--exec-root=/run/docker-exec",
             "--pidfile=/run/docker.pid",
             "--host=unix:///run/docker.sock",
@@ -269,7 +282,9 @@ impl Docker {
                 "--change=ENV CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true",
             ],
         )?;
-        fs::write(self.folder.join("stamp"), stamp()?)?;
+        if keeps(&self.folder)? {
+            fs::write(self.folder.join("stamp"), stamp()?)?;
+        }
         for folder in [&debian, &rust] {
             fs::remove_dir_all(folder)?;
         }
