@@ -448,6 +448,12 @@ fn ours(_: &Scene) -> anyhow::Result<()> {
     for words in ["node-b", "node-c", "tor", "65001", "Established"] {
         ensure!(peers.contains(words), "no {words} in\n{peers}");
     }
+    // Behind another subnet through the tunnel, in the own one without.
+    let node = |words: &str| docker.exec("pod-a", &format!("nsenter --net=/proc/1/ns/net {words}"));
+    let routes = node("ip route show 10.244.3.0/24")? + &node("ip -d link show routelet-vxlan")?;
+    ensure!(routes.contains("dev routelet-vxlan") && routes.contains("vxlan id"), "{routes}");
+    let routes = node("ip route show 10.244.2.0/24")?;
+    ensure!(routes.contains("via 172.31.1.12 dev eth0"), "{routes}");
     // A node that is restarted has a new network; its pod attaches itself again.
     docker.compose("routelet", &["restart", "--timeout", "5", "node-c"])?;
     docker.compose("routelet", &["up", "--detach", "--no-build"])?;
