@@ -16,7 +16,7 @@ use routelet_bgp::io::{PeerCommand, RequestError, StopMode};
 use crate::api::views;
 use crate::cni::CniStatus;
 use crate::config::Config;
-use crate::kernel::{KernelLookup, KernelStatus, RouteStatus};
+use crate::kernel::{KernelLookup, KernelStatus, RouteStatus, RouteWay};
 use crate::nft::FirewallStatus;
 
 /// The daemon as the API sees it.
@@ -50,6 +50,9 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         prefixes: Vec<IpNet>,
     ) -> impl Future<Output = Vec<Option<RouteStatus>>> + Send;
+
+    /// By which ways the kernel's routes for these prefixes lead, in order.
+    fn route_ways(&self, prefixes: Vec<IpNet>) -> impl Future<Output = Vec<Vec<RouteWay>>> + Send;
 
     /// The kernel side in numbers.
     fn kernel_status(&self) -> impl Future<Output = KernelStatus> + Send;

@@ -75,6 +75,15 @@ fn samples() -> Vec<(&'static str, Value)> {
     for route in &fake.routes {
         add("Route", &convert::route(route, None, now));
     }
+    let way = crate::kernel::RouteWay {
+        next_hop: "172.30.1.12".parse().unwrap(),
+        device: "routelet-ipip".to_owned(),
+        encapsulation: Some(crate::kernel::Encapsulation::IpIp),
+    };
+    let installed = crate::kernel::RouteStatus::Installed;
+    let mut leading = convert::route(&fake.routes[1], Some(&installed), now);
+    convert::lead(&mut leading, &[way]);
+    add("Route", &leading);
 
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for address in ["10.244.2.7", "192.0.2.1"] {
@@ -84,7 +93,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         for (lookup, covered_by) in
             [(Some(&lookup), view.prefix), (Some(&KernelLookup::default()), None)]
         {
-            let explain = convert::explain("x", &view, covered_by, (address, lookup), None, now);
+            let explain =
+                convert::explain("x", &view, covered_by, (address, lookup), (None, &[]), now);
             add("Explain", &explain);
         }
     }

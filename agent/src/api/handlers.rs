@@ -317,12 +317,13 @@ pub(super) async fn explain<B: Backend>(
         None
     };
     let status = api.backend.route_status(prefix.into_iter().collect()).await.pop().flatten();
+    let ways = api.backend.route_ways(prefix.into_iter().collect()).await.pop();
     Ok(Json(convert::explain(
         &query,
         &view,
         covered_by,
         (address, lookup.as_ref()),
-        status.as_ref(),
+        (status.as_ref(), &ways.unwrap_or_default()),
         now(),
     )))
 }

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::backend::Backend;
 use super::convert;
-use crate::kernel::RouteStatus;
+use crate::kernel::{RouteStatus, RouteWay};
 
 /// Paths converted between two waits.
 const PIECE: usize = 512;
@@ -104,11 +104,12 @@ async fn produce<B: Backend>(
             break;
         }
         let statuses = statuses(backend, &piece).await;
-        for (route, status) in piece.iter().zip(&statuses) {
+        for (route, (status, ways)) in piece.iter().zip(&statuses) {
             if format == Format::Array && !std::mem::take(&mut first) {
                 octets.extend_from_slice(b",\n");
             }
-            let view = convert::route(route, status.as_ref(), now);
+            let mut view = convert::route(route, status.as_ref(), now);
+            convert::lead(&mut view, ways);
             serde_json::to_writer(&mut octets, &view)
                 .expect("invariant: views have string keys and a Vec takes every octet");
             if format == Format::Lines {
@@ -127,11 +128,16 @@ async fn produce<B: Backend>(
     }
 }
 
-/// What became of each route's prefix: asked once for each prefix, not for each path.
-async fn statuses<B: Backend>(backend: &B, routes: &[RouteView]) -> Vec<Option<RouteStatus>> {
+/// What became of each route's prefix, and by which ways it leads: asked once for each prefix, not
+/// for each path.
+async fn statuses<B: Backend>(
+    backend: &B,
+    routes: &[RouteView],
+) -> Vec<(Option<RouteStatus>, Vec<RouteWay>)> {
     let mut prefixes: Vec<IpNet> = routes.iter().map(|route| route.prefix).collect();
     prefixes.dedup();
-    let answers = backend.route_status(prefixes.clone()).await;
+    let statuses = backend.route_status(prefixes.clone()).await;
+    let answers = statuses.into_iter().zip(backend.route_ways(prefixes.clone()).await);
     let mut answers = prefixes.into_iter().zip(answers).peekable();
     routes
         .iter()
@@ -139,7 +145,7 @@ async fn statuses<B: Backend>(backend: &B, routes: &[RouteView]) -> Vec<Option<R
             while answers.peek().is_some_and(|(prefix, _)| *prefix != route.prefix) {
                 answers.next();
             }
-            answers.peek().and_then(|(_, status)| status.clone())
+            answers.peek().map(|(_, answer)| answer.clone()).unwrap_or_default()
         })
         .collect()
 }

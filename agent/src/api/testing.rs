@@ -23,7 +23,9 @@ use routelet_proto::{
 
 use super::{Backend, Snapshot, views};
 use crate::config::{self, Config};
-use crate::kernel::{KernelLookup, KernelStatus, RouteStatus};
+use crate::kernel::{
+    Encapsulation, KernelLookup, KernelStatus, NextHopLookup, RouteStatus, RouteWay, TunnelStatus,
+};
 use crate::nft::FirewallStatus;
 
 /// The configuration of the daemon made by hand.
@@ -52,6 +54,29 @@ pub(crate) struct Fake {
     pub(crate) stops: Mutex<Vec<StopMode>>,
 }
 
+/// One that is up and one that is not.
+fn tunnels() -> Vec<TunnelStatus> {
+    let tunnel = TunnelStatus {
+        device: "routelet-vxlan".to_owned(),
+        encapsulation: Encapsulation::Vxlan,
+        ready: Ok(()),
+        local: "172.30.1.11".parse().ok(),
+        mtu: 1450,
+        addresses: vec!["10.244.1.0".parse().unwrap()],
+        nodes: 2,
+    };
+    let missing = TunnelStatus {
+        device: "routelet-vxlan6".to_owned(),
+        ready: Err("this node has no IPv6 address, which VXLAN needs".to_owned()),
+        local: None,
+        mtu: 0,
+        addresses: Vec::new(),
+        nodes: 0,
+        ..tunnel.clone()
+    };
+    vec![tunnel, missing]
+}
+
 impl Fake {
     /// Two nodes, two routers, and a few routes.
     pub(crate) fn new() -> Self {
@@ -73,7 +98,13 @@ impl Fake {
             config: Arc::new(config),
             peers,
             routes: routes(now),
-            kernel: KernelStatus { desired: 2, installed: 2, synced: true, ..Default::default() },
+            kernel: KernelStatus {
+                desired: 2,
+                installed: 2,
+                synced: true,
+                tunnels: tunnels(),
+                ..Default::default()
+            },
             firewall: FirewallStatus {
                 guard: "no pool asks for tunnels".to_owned(),
                 nat: "for 10.244.0.0/16".to_owned(),
@@ -154,6 +185,18 @@ impl Backend for Fake {
         prefixes.into_iter().map(status).collect()
     }
 
+    async fn route_ways(&self, prefixes: Vec<IpNet>) -> Vec<Vec<RouteWay>> {
+        let ways = |prefix: IpNet| match prefix.to_string().as_str() {
+            "10.244.2.0/24" => vec![RouteWay {
+                next_hop: "172.30.1.12".parse().unwrap(),
+                device: "routelet-ipip".to_owned(),
+                encapsulation: Some(Encapsulation::IpIp),
+            }],
+            _ => Vec::new(),
+        };
+        prefixes.into_iter().map(ways).collect()
+    }
+
     async fn kernel_status(&self) -> KernelStatus {
         self.kernel.clone()
     }
@@ -166,7 +209,13 @@ impl Backend for Fake {
         KernelLookup {
             route: Some(format!("{address} via 172.30.1.12 dev eth0 src 172.30.1.11")),
             candidates: vec!["10.244.2.0/24 via 172.30.1.12 dev eth0 proto 179 metric 1179".into()],
-            next_hops: vec![("172.30.1.12".parse().unwrap(), "on link over eth0".to_owned())],
+            next_hops: vec![NextHopLookup {
+                address: "172.30.1.12".parse().ok(),
+                resolution: "on link over eth0".to_owned(),
+                encapsulation: "none: no pool asks for a tunnel".to_owned(),
+                mtu: Some(1500),
+                neighbour: Some("172.30.1.12 on eth0: 02:00:00:00:00:0c reachable".to_owned()),
+            }],
         }
     }
 

@@ -272,6 +272,10 @@ pub struct Route {
     pub installed: bool,
     /// `yes`, or why it is not in the kernel.
     pub kernel: String,
+    /// The device that packets leave by; `null` where the route is not in the kernel.
+    pub device: Option<String>,
+    /// How packets are wrapped: `none`, `IP-in-IP` or `VXLAN`; `null` as `device`.
+    pub encapsulation: Option<String>,
     /// What the decision process said.
     pub decision: String,
     /// The step at which it won or lost.
@@ -382,8 +386,32 @@ pub struct Kernel {
     pub synced: bool,
     /// Routes put back because somebody else had removed or changed them.
     pub repaired: u64,
+    /// The tunnel devices that are needed, or there.
+    pub tunnels: Vec<Tunnel>,
     /// Problems in words, each with its fix.
     pub problems: Vec<String>,
+}
+
+/// A tunnel device.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tunnel {
+    /// Its name.
+    pub device: String,
+    /// `IP-in-IP` or `VXLAN`.
+    pub encapsulation: String,
+    /// Routes lead over it.
+    pub ready: bool,
+    /// `up`, or why it is not.
+    pub state: String,
+    /// Where outer packets come from.
+    pub local: Option<IpAddr>,
+    /// The largest packet it takes, octets; `null` where it is not there.
+    pub mtu: Option<u32>,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Nodes that it can lead to.
+    pub nodes: u64,
 }
 
 /// The CNI configuration for the node's pods.
@@ -454,6 +482,12 @@ pub struct ExplainedPath {
     pub next_hop_state: String,
     /// How the kernel reaches its next hop.
     pub next_hop_resolution: Option<String>,
+    /// How packets to it are wrapped and why, or why not.
+    pub encapsulation: Option<String>,
+    /// The largest packet that the way takes, octets.
+    pub mtu: Option<u32>,
+    /// What the neighbour table says of the neighbours on the way.
+    pub neighbour: Option<String>,
     /// The path as received, if policy changed it.
     pub as_received: Option<Box<Route>>,
 }

@@ -21,7 +21,7 @@ use super::source;
 use crate::api::{Backend, ClusterSnapshot, Snapshot, views};
 use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
-use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus};
+use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus, RouteWay};
 use crate::kube::source::{Origin, State};
 use crate::metrics;
 use crate::nft::{FirewallHandle, FirewallStatus};
@@ -349,6 +349,10 @@ impl Backend for Daemon {
 
     async fn route_status(&self, prefixes: Vec<IpNet>) -> Vec<Option<RouteStatus>> {
         self.kernel.route_status(prefixes).await
+    }
+
+    async fn route_ways(&self, prefixes: Vec<IpNet>) -> Vec<Vec<RouteWay>> {
+        self.kernel.route_ways(prefixes).await
     }
 
     async fn kernel_status(&self) -> KernelStatus {

@@ -125,6 +125,15 @@ fn details(path: &ExplainedPath) -> Vec<(&'static str, String)> {
         (Some(hop), Some(resolution)) => format!("{hop}: {}, {resolution}", path.next_hop_state),
     };
     details.push(("next hop", hop));
+    if let Some(words) = &path.encapsulation {
+        details.push(("encapsulation", words.clone()));
+    }
+    if let Some(mtu) = path.mtu {
+        details.push(("MTU", mtu.to_string()));
+    }
+    if let Some(words) = &path.neighbour {
+        details.push(("neighbour", words.clone()));
+    }
     details.push(("decision", route.decision.clone()));
     details.push(("in kernel", route.kernel.clone()));
     let stale = if route.stale { ", stale: its peer is restarting" } else { "" };

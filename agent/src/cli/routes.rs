@@ -11,7 +11,7 @@ const LEGEND: &str = "Marks: * valid, > best, = multipath, s stale";
 /// Rows laid out at once: long tables are not held whole.
 const PAGE: usize = 10_000;
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 12] = [
     "",
     "PREFIX",
     "NEXT HOP",
@@ -21,9 +21,11 @@ const COLUMNS: [&str; 10] = [
     "MED",
     "COMMUNITIES",
     "AGE",
+    "DEVICE",
+    "ENCAP",
     "IN KERNEL",
 ];
-const WIDE_COLUMNS: [&str; 15] = [
+const WIDE_COLUMNS: [&str; 17] = [
     "",
     "PREFIX",
     "NEXT HOP",
@@ -38,6 +40,8 @@ const WIDE_COLUMNS: [&str; 15] = [
     "LARGE COMMUNITIES",
     "ORIGINATOR ID",
     "DECISION",
+    "DEVICE",
+    "ENCAP",
     "IN KERNEL",
 ];
 
@@ -163,6 +167,8 @@ fn row(route: &Route, wide: bool) -> Vec<String> {
             route.decision.clone(),
         ]);
     }
+    row.push(number(route.device.as_ref()));
+    row.push(number(route.encapsulation.as_ref()));
     row.push(route.kernel.clone());
     row
 }

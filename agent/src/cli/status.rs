@@ -6,7 +6,7 @@ use super::client::Client;
 use super::output::{self, age, printable};
 use super::peers::report;
 use super::{Outcome, StatusArgs, Streams};
-use crate::api::views::{Cni, Firewall, Kernel, Status};
+use crate::api::views::{Cni, Firewall, Kernel, Status, Tunnel};
 
 /// `routelet status`.
 pub(super) fn show(
@@ -68,6 +68,8 @@ pub(super) fn page(status: &Status, check: bool, out: &mut dyn Write) -> anyhow:
         ("forwarding", forwarding(&status.firewall)),
     ];
     output::pairs(&pairs, "  ", out)?;
+    let tunnels: Vec<_> = status.kernel.tunnels.iter().map(tunnel).collect();
+    section("Tunnels", &tunnels, out)?;
     section("Warnings", &config.warnings, out)?;
     if !check {
         section("Problems", &status.problems, out)?;
@@ -122,6 +124,18 @@ fn forwarding(firewall: &Firewall) -> String {
     let mut words = firewall.forward.clone();
     if firewall.repaired > 0 {
         words = format!("{words}; rules were put back {} times", firewall.repaired);
+    }
+    words
+}
+
+fn tunnel(tunnel: &Tunnel) -> String {
+    let mut words = format!("{} ({}): {}", tunnel.device, tunnel.encapsulation, tunnel.state);
+    if let (Some(local), Some(mtu)) = (tunnel.local, tunnel.mtu) {
+        let addresses = join(&tunnel.addresses, "no address");
+        words = format!(
+            "{words}, from {local} to {} nodes, MTU {mtu}, its own address {addresses}",
+            tunnel.nodes
+        );
     }
     words
 }

@@ -194,14 +194,14 @@ fn printed_routes(format: Format, page: usize) -> String {
 fn the_list_of_routes() {
     let expected = "\
 Marks: * valid, > best, = multipath, s stale
-     PREFIX           NEXT HOP      FROM      AS PATH       LOCAL_PREF   MED   COMMUNITIES           AGE    IN KERNEL
-*>   10.244.1.0/24    -             local     -             100          -     -                     2d4h   no: it starts here
-*>   10.244.2.0/24    172.30.1.12   node-b    -             100          -     -                     2d4h   no: on its way
-*    10.244.2.0/24    2001:db8::1   tor-1     65001 64513   90           20    65001:100 no-export   2d4h   no: not best, lost at step 3 (AS_PATH length)
-*=   10.244.2.0/24    172.30.1.12   node-10   -             100          -     -                     2d4h   no: on its way
--    10.244.2.0/24    172.30.1.12   tor-2     -             100          -     -                     2d4h   no: next hop 172.30.9.9 unreachable: no route to it
-*>   10.244.10.0/24   172.30.1.12   node-10   -             100          -     -                     2d4h   no: on its way
-*>   10.96.0.0/16     172.30.1.12   node-b    -             100          -     -                     2d4h   no: service address
+     PREFIX           NEXT HOP      FROM      AS PATH       LOCAL_PREF   MED   COMMUNITIES           AGE    DEVICE   ENCAP   IN KERNEL
+*>   10.244.1.0/24    -             local     -             100          -     -                     2d4h   -        -       no: it starts here
+*>   10.244.2.0/24    172.30.1.12   node-b    -             100          -     -                     2d4h   -        -       no: on its way
+*    10.244.2.0/24    2001:db8::1   tor-1     65001 64513   90           20    65001:100 no-export   2d4h   -        -       no: not best, lost at step 3 (AS_PATH length)
+*=   10.244.2.0/24    172.30.1.12   node-10   -             100          -     -                     2d4h   -        -       no: on its way
+-    10.244.2.0/24    172.30.1.12   tor-2     -             100          -     -                     2d4h   -        -       no: next hop 172.30.9.9 unreachable: no route to it
+*>   10.244.10.0/24   172.30.1.12   node-10   -             100          -     -                     2d4h   -        -       no: on its way
+*>   10.96.0.0/16     172.30.1.12   node-b    -             100          -     -                     2d4h   -        -       no: service address
 ";
     let expected =
         expected.replacen("local     -             100", "local     -             -  ", 1);
@@ -283,7 +283,7 @@ fn a_destination_is_explained_as_a_story() {
         &view,
         None,
         (address, Some(&lookup)),
-        Some(&status),
+        (Some(&status), &[]),
         fake.now,
     );
     let mut out = Vec::new();
@@ -292,12 +292,15 @@ fn a_destination_is_explained_as_a_story() {
 10.244.2.7 is in 10.244.2.0/24, which has 4 paths.
 
 Path 1, from node-b: best, in the kernel
-  attributes:  AS path empty, origin igp, next hop 172.30.1.12, LOCAL_PREF 100
-  import:      accepted by the default policy
-  next hop:    172.30.1.12: reachable, metric 0, on link over eth0
-  decision:    best at step 3 (AS_PATH length)
-  in kernel:   yes
-  learned:     2d4h ago
+  attributes:     AS path empty, origin igp, next hop 172.30.1.12, LOCAL_PREF 100
+  import:         accepted by the default policy
+  next hop:       172.30.1.12: reachable, metric 0, on link over eth0
+  encapsulation:  none: no pool asks for a tunnel
+  MTU:            1500
+  neighbour:      172.30.1.12 on eth0: 02:00:00:00:00:0c reachable
+  decision:       best at step 3 (AS_PATH length)
+  in kernel:      yes
+  learned:        2d4h ago
 
 Path 2, from tor-1: not the best
   attributes:   AS path 65001 64513, origin incomplete, next hop 2001:db8::1, LOCAL_PREF 90, MED 20, communities 65001:100 no-export, large communities 65001:1:2, extended communities 0002fde900000064, originator ID 192.0.2.7, cluster list 192.0.2.8, aggregator 65001 192.0.2.9, OTC 65001
@@ -309,20 +312,26 @@ Path 2, from tor-1: not the best
   learned:      2d4h ago
 
 Path 3, from node-10: shares the traffic with the best, in the kernel
-  attributes:  AS path empty, origin igp, next hop 172.30.1.12, LOCAL_PREF 100
-  import:      accepted by the default policy
-  next hop:    172.30.1.12: reachable, metric 0, on link over eth0
-  decision:    multipath
-  in kernel:   yes
-  learned:     2d4h ago
+  attributes:     AS path empty, origin igp, next hop 172.30.1.12, LOCAL_PREF 100
+  import:         accepted by the default policy
+  next hop:       172.30.1.12: reachable, metric 0, on link over eth0
+  encapsulation:  none: no pool asks for a tunnel
+  MTU:            1500
+  neighbour:      172.30.1.12 on eth0: 02:00:00:00:00:0c reachable
+  decision:       multipath
+  in kernel:      yes
+  learned:        2d4h ago
 
 Path 4, from tor-2: not used
-  attributes:  AS path empty, origin igp, next hop 172.30.1.12, LOCAL_PREF 100
-  import:      accepted by the default policy
-  next hop:    172.30.1.12: unreachable: no route to it, on link over eth0
-  decision:    next hop 172.30.9.9 unreachable: no route to it
-  in kernel:   no: next hop 172.30.9.9 unreachable: no route to it
-  learned:     2d4h ago
+  attributes:     AS path empty, origin igp, next hop 172.30.1.12, LOCAL_PREF 100
+  import:         accepted by the default policy
+  next hop:       172.30.1.12: unreachable: no route to it, on link over eth0
+  encapsulation:  none: no pool asks for a tunnel
+  MTU:            1500
+  neighbour:      172.30.1.12 on eth0: 02:00:00:00:00:0c reachable
+  decision:       next hop 172.30.9.9 unreachable: no route to it
+  in kernel:      no: next hop 172.30.9.9 unreachable: no route to it
+  learned:        2d4h ago
 
 Kernel
   our route:     yes

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
-use super::KernelLookup;
 use super::render;
 use super::route::{MAIN_TABLE, RouteFilter};
 use super::socket::{RequestError, RequestSocket};
+use super::tunnel;
+use super::{KernelLookup, NextHopLookup};
 
 /// What to look for, and the names of the interfaces.
 pub(super) struct Question {
@@ -21,15 +22,16 @@ pub(super) struct Question {
     /// Our table.
     pub table: u32,
     pub link_names: HashMap<u32, String, FixedState>,
-    /// How the next hops resolve, known already.
-    pub next_hops: Vec<(IpAddr, String)>,
+    /// What is known already of the next hops, and the neighbours to look up for each.
+    pub next_hops: Vec<(NextHopLookup, Vec<(u32, IpAddr)>)>,
 }
 
 /// Asks the kernel. What cannot be asked is left out.
 pub(super) fn answer(question: Question) -> KernelLookup {
     let Question { address, prefix, table, link_names, next_hops } = question;
     let name = |index: u32| link_names.get(&index).cloned().unwrap_or_else(|| format!("if{index}"));
-    let mut lookup = KernelLookup { next_hops, ..KernelLookup::default() };
+    let (known, neighbours): (Vec<_>, Vec<_>) = next_hops.into_iter().unzip();
+    let mut lookup = KernelLookup { next_hops: known, ..KernelLookup::default() };
     let mut socket = match RequestSocket::open() {
         Ok(socket) => socket,
         Err(error) => {
@@ -47,6 +49,17 @@ pub(super) fn answer(question: Question) -> KernelLookup {
         },
         Err(RequestError::Socket(_)) => None,
     };
+    for (next_hop, neighbours) in lookup.next_hops.iter_mut().zip(neighbours) {
+        let words: Vec<_> = neighbours
+            .into_iter()
+            .map(|(interface, address)| {
+                let known = tunnel::neighbour(&mut socket, interface, address);
+                let known = known.unwrap_or_else(|| "no entry".to_owned());
+                format!("{address} on {}: {known}", name(interface))
+            })
+            .collect();
+        next_hop.neighbour = (!words.is_empty()).then(|| words.join(", "));
+    }
     if let Some(prefix) = prefix.map(|prefix| prefix.trunc()) {
         let mut tables = vec![table];
         if table != MAIN_TABLE {

@@ -21,7 +21,9 @@ use super::memory::Memory;
 use super::monitor::{Event, Monitor};
 use super::reconcile::Reconciler;
 use super::writer::{CHUNK, JOBS, Job, JobDone};
-use super::{KernelConfig, KernelLookup, KernelStatus, NextHopSink, RouteStatus, forwarding};
+use super::{
+    KernelConfig, KernelLookup, KernelStatus, NextHopSink, RouteStatus, RouteWay, forwarding,
+};
 use crate::nft::Pace;
 
 /// Longest a withdrawal may take before stopping anyway.
@@ -31,6 +33,7 @@ const WITHDRAW_LONGEST: Duration = Duration::from_secs(20);
 pub(super) enum Command {
     Apply(KernelConfig, oneshot::Sender<()>),
     RouteStatus(Vec<IpNet>, oneshot::Sender<Vec<Option<RouteStatus>>>),
+    RouteWays(Vec<IpNet>, oneshot::Sender<Vec<Vec<RouteWay>>>),
     Status(oneshot::Sender<KernelStatus>),
     Lookup(std::net::IpAddr, Option<IpNet>, oneshot::Sender<KernelLookup>),
     Stop { withdraw: bool, done: oneshot::Sender<()> },
@@ -236,6 +239,10 @@ fn obey(command: Command, reconciler: &mut Reconciler, problems: &[String], now:
             let statuses =
                 prefixes.into_iter().map(|prefix| reconciler.route_status(prefix)).collect();
             let _ = reply.send(statuses);
+        }
+        Command::RouteWays(prefixes, reply) => {
+            let ways = prefixes.into_iter().map(|prefix| reconciler.route_ways(prefix)).collect();
+            let _ = reply.send(ways);
         }
         Command::Status(reply) => {
             let mut status = reconciler.status();

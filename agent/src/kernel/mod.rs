@@ -171,6 +171,32 @@ pub struct KernelErrors {
     pub surrendered: u64,
 }
 
+/// By which way packets of a route get to one of its next hops.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteWay {
+    /// The next hop.
+    pub next_hop: IpAddr,
+    /// Name of the device; several with commas.
+    pub device: String,
+    /// How packets are wrapped; `None`: not at all.
+    pub encapsulation: Option<Encapsulation>,
+}
+
+/// What is known of one next hop of a route, for `explain`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NextHopLookup {
+    /// The next hop.
+    pub address: Option<IpAddr>,
+    /// How it resolves: device, on link or gateway, in words.
+    pub resolution: String,
+    /// How packets to it are wrapped and why, or why not, or why the route is not installed.
+    pub encapsulation: String,
+    /// The largest packet that the way takes, octets; `None`: there is no way.
+    pub mtu: Option<u32>,
+    /// What the neighbour table says of each neighbour on the way, with commas.
+    pub neighbour: Option<String>,
+}
+
 /// What the kernel says about one destination, for `explain`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct KernelLookup {
@@ -178,8 +204,8 @@ pub struct KernelLookup {
     pub route: Option<String>,
     /// Every route of ours or others for exactly the prefix, as `ip route show` would print them.
     pub candidates: Vec<String>,
-    /// Per next hop how it resolves: device, on link or gateway, in words.
-    pub next_hops: Vec<(IpAddr, String)>,
+    /// The next hops of our route.
+    pub next_hops: Vec<NextHopLookup>,
 }
 
 /// Who takes answers about next hops: the speaker, but for tests.
@@ -303,6 +329,13 @@ impl KernelHandle {
         let count = prefixes.len();
         let statuses = self.ask(|reply| Command::RouteStatus(prefixes, reply)).await;
         statuses.unwrap_or_else(|| vec![None; count])
+    }
+
+    /// By which ways the routes for these prefixes lead, in order; none for one that leads nowhere.
+    pub async fn route_ways(&self, prefixes: Vec<IpNet>) -> Vec<Vec<RouteWay>> {
+        let count = prefixes.len();
+        let ways = self.ask(|reply| Command::RouteWays(prefixes, reply)).await;
+        ways.unwrap_or_else(|| vec![Vec::new(); count])
     }
 
     /// For `routelet status`.

@@ -291,8 +291,11 @@ fn lookup(scene: &Scene) -> anyhow::Result<()> {
                 "10.1.0.0/24 via 10.0.1.2 dev eth1 proto static metric 5000",
             ]
         );
-        assert_eq!(found.next_hops[0].1, "on link, dev eth0");
-        assert_eq!(found.next_hops[1].1, "through '192.0.2.0/24 via 10.0.1.2 dev eth1 proto boot'");
+        assert_eq!(found.next_hops[0].resolution, "on link, dev eth0");
+        assert_eq!(
+            found.next_hops[1].resolution,
+            "through '192.0.2.0/24 via 10.0.1.2 dev eth1 proto boot'"
+        );
         let found = kernel.handle.lookup("10.244.1.9".parse()?, None).await;
         assert_eq!(found.route.as_deref(), Some("blackhole 10.244.1.9"));
         let found = kernel.handle.lookup("203.0.113.1".parse()?, None).await;

@@ -13,7 +13,7 @@ use std::time::Instant;
 use routelet_proto::{Family, FamilySet};
 
 pub use self::peer::{peer, peers};
-pub use self::route::{explain, route};
+pub use self::route::{explain, lead, route};
 pub use self::status::status;
 
 /// Whole seconds from `then` to `now`.

@@ -15,7 +15,7 @@ use routelet_proto::{Community, NextHop, PathAttributes};
 use super::peer::hex;
 use super::seconds_since;
 use crate::api::views;
-use crate::kernel::{KernelLookup, RouteStatus};
+use crate::kernel::{KernelLookup, RouteStatus, RouteWay};
 
 /// `yes`, or why the route is not in the kernel.
 fn kernel_words(route: &RouteView, status: Option<&RouteStatus>) -> String {
@@ -101,6 +101,8 @@ pub fn route(route: &RouteView, status: Option<&RouteStatus>, now: Instant) -> v
         age_seconds: seconds_since(now, route.learned),
         installed,
         kernel,
+        device: None,
+        encapsulation: None,
         decision_step: match route.reason {
             PathReason::Best(step) => step.map(|step| step as u8),
             PathReason::Lost(step) => Some(step as u8),
@@ -109,6 +111,15 @@ pub fn route(route: &RouteView, status: Option<&RouteStatus>, now: Instant) -> v
         decision,
         reason,
     }
+}
+
+/// Adds to a path that is in the kernel by which way it leads.
+pub fn lead(route: &mut views::Route, ways: &[RouteWay]) {
+    let way = ways.iter().find(|way| Some(way.next_hop) == route.next_hop);
+    let Some(way) = way.filter(|_| route.installed) else { return };
+    route.device = Some(way.device.clone());
+    let encapsulation = way.encapsulation.map(|encapsulation| encapsulation.to_string());
+    route.encapsulation = Some(encapsulation.unwrap_or_else(|| "none".to_owned()));
 }
 
 /// The next hop, unless the route starts here and has none.
@@ -140,7 +151,7 @@ pub fn explain(
     view: &ExplainView,
     covered_by: Option<IpNet>,
     (address, lookup): (IpAddr, Option<&KernelLookup>),
-    status: Option<&RouteStatus>,
+    (status, ways): (Option<&RouteStatus>, &[RouteWay]),
     now: Instant,
 ) -> views::Explain {
     let managed = lookup.is_some();
@@ -149,12 +160,20 @@ pub fn explain(
         .paths
         .iter()
         .map(|path| {
-            let shown = route(&path.route, status, now);
-            let resolution = lookup.next_hops.iter().find(|(hop, _)| Some(*hop) == shown.next_hop);
+            let mut shown = route(&path.route, status, now);
+            lead(&mut shown, ways);
+            let known = shown.next_hop.and_then(|next_hop| {
+                lookup.next_hops.iter().find(|known| known.address == Some(next_hop))
+            });
             views::ExplainedPath {
                 import: import_words(path),
                 next_hop_state: next_hop_words(path),
-                next_hop_resolution: resolution.map(|(_, words)| words.clone()),
+                next_hop_resolution: known.map(|known| known.resolution.clone()),
+                encapsulation: known
+                    .map(|known| known.encapsulation.clone())
+                    .filter(|words| !words.is_empty()),
+                mtu: known.and_then(|known| known.mtu),
+                neighbour: known.and_then(|known| known.neighbour.clone()),
                 as_received: path.received.as_ref().map(|received| {
                     let before = RouteView { attributes: received.clone(), ..path.route.clone() };
                     Box::new(route(&before, status, now))

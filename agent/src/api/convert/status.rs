@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{count, seconds_since};
 use crate::api::backend::Snapshot;
 use crate::api::views;
-use crate::kernel::KernelStatus;
+use crate::kernel::{KernelStatus, TunnelStatus};
 use crate::metrics::health;
 use crate::nft::FirewallStatus;
 
@@ -59,6 +59,7 @@ pub fn status(
             adopted: count(kernel.adopted),
             synced: kernel.synced,
             repaired: kernel.repaired,
+            tunnels: kernel.tunnels.iter().map(tunnel).collect(),
             problems: kernel.problems.clone(),
         },
         cni: views::Cni {
@@ -80,6 +81,19 @@ pub fn status(
         },
         pending: health::pending(snapshot, Some(kernel)),
         problems: problems(snapshot, peers, kernel, firewall),
+    }
+}
+
+fn tunnel(tunnel: &TunnelStatus) -> views::Tunnel {
+    views::Tunnel {
+        device: tunnel.device.clone(),
+        encapsulation: tunnel.encapsulation.to_string(),
+        ready: tunnel.ready.is_ok(),
+        state: tunnel.ready.as_ref().map_or_else(Clone::clone, |()| "up".to_owned()),
+        local: tunnel.local,
+        mtu: Some(tunnel.mtu).filter(|mtu| *mtu > 0),
+        addresses: tunnel.addresses.clone(),
+        nodes: count(tunnel.nodes),
     }
 }
 

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use routelet_bgp::core::forwarding::ForwardingNextHop;
 
-use super::super::desired::{Route, Want};
+use super::super::desired::{Route, SetKey, Want};
 use super::super::route::host_prefix;
 use super::super::topology::Resolution;
-use super::super::{KernelStatus, RouteStatus};
+use super::super::{Encapsulation, KernelStatus, NextHopLookup, RouteStatus, RouteWay};
 use super::{Reconciler, SyncState, blackhole_key};
 
 impl Reconciler {
@@ -40,13 +41,35 @@ impl Reconciler {
         self.wanted(prefix).map(|(id, route)| self.route_status_of(id, route))
     }
 
+    /// By which ways the wanted route for exactly this prefix leads.
+    pub(in super::super) fn route_ways(&self, prefix: IpNet) -> Vec<RouteWay> {
+        let Some(Want::Set(set)) = self.wanted(prefix).map(|(_, route)| route.want()) else {
+            return Vec::new();
+        };
+        let key = self.table.set_key(set);
+        let ways = key.next_hops.iter().filter_map(|next_hop| {
+            let resolution = self.next_hops.resolution(next_hop)?;
+            let choice = self.tunnels.choose(key.asked, next_hop, resolution);
+            let encapsulation = choice.encapsulation();
+            let mut devices: Vec<_> =
+                choice.way().ok()?.hops.iter().map(|hop| hop.interface).collect();
+            devices.sort_unstable();
+            devices.dedup();
+            let devices: Vec<_> =
+                devices.into_iter().map(|index| self.topology.link_name(index)).collect();
+            let device = devices.join(", ");
+            Some(RouteWay { next_hop: next_hop.address, device, encapsulation })
+        });
+        ways.collect()
+    }
+
     /// The next hops of the wanted route for exactly the prefix, or else of the longest one that
-    /// covers the address, and how each resolves.
+    /// covers the address, with how each resolves; and the neighbours to look up for each.
     pub(in super::super) fn next_hops_for(
         &self,
         address: IpAddr,
         prefix: Option<IpNet>,
-    ) -> Vec<(IpAddr, String)> {
+    ) -> Vec<(NextHopLookup, Vec<(u32, IpAddr)>)> {
         let route = match prefix {
             Some(prefix) => self.wanted(prefix),
             None => {
@@ -60,17 +83,41 @@ impl Reconciler {
         let Some(Want::Set(set)) = route.map(|(_, route)| route.want()) else {
             return Vec::new();
         };
-        let next_hops = self.table.set_key(set).next_hops.iter();
-        next_hops
-            .map(|next_hop| {
-                let words = match self.next_hops.resolution(next_hop) {
-                    Some(Resolution::Reachable { how, .. }) => how.clone(),
-                    Some(Resolution::Unreachable(reason)) => format!("unreachable: {reason}"),
-                    None => "not resolved yet".to_owned(),
-                };
-                (next_hop.address, words)
-            })
-            .collect()
+        let key = self.table.set_key(set);
+        key.next_hops.iter().map(|next_hop| self.next_hop_lookup(key, next_hop)).collect()
+    }
+
+    fn next_hop_lookup(
+        &self,
+        key: &SetKey,
+        next_hop: &ForwardingNextHop,
+    ) -> (NextHopLookup, Vec<(u32, IpAddr)>) {
+        let mut lookup =
+            NextHopLookup { address: Some(next_hop.address), ..NextHopLookup::default() };
+        let Some(resolution) = self.next_hops.resolution(next_hop) else {
+            lookup.resolution = "not resolved yet".to_owned();
+            return (lookup, Vec::new());
+        };
+        let below = match resolution {
+            Resolution::Reachable { how, hops, .. } => {
+                lookup.resolution.clone_from(how);
+                hops.clone()
+            }
+            Resolution::Unreachable(reason) => {
+                lookup.resolution = format!("unreachable: {reason}");
+                return (lookup, Vec::new());
+            }
+        };
+        let choice = self.tunnels.choose(key.asked, next_hop, resolution);
+        lookup.encapsulation = choice.words();
+        // Inside IP-in-IP there are no neighbours; the one outside counts.
+        let inside = choice.encapsulation() != Some(Encapsulation::IpIp);
+        let Ok(way) = choice.way() else { return (lookup, Vec::new()) };
+        let links = way.hops.iter().filter_map(|hop| self.topology.link_at(hop.interface));
+        lookup.mtu = links.map(|link| link.mtu).min();
+        let hops = if inside { way.hops } else { below };
+        let neighbours = hops.iter().filter_map(|hop| Some((hop.interface, hop.via?)));
+        (lookup, neighbours.collect())
     }
 
     fn wanted(&self, prefix: IpNet) -> Option<(u32, &Route)> {

@@ -12,7 +12,7 @@ use routelet_bgp::core::forwarding::NextHopSet;
 
 use super::super::desired::{SetId, SetKey, Want, combine};
 use super::super::topology::Resolution;
-use super::super::tunnel::{Choice, NoTarget, Operation, Pace, TunnelConfig, Tunnels};
+use super::super::tunnel::{NoTarget, Operation, Pace, TunnelConfig, Tunnels};
 use super::super::writer::Job;
 use super::{Arc, Reconciler, SyncState, Target};
 
@@ -136,16 +136,5 @@ impl Reconciler {
     /// The interfaces whose neighbour entries are watched.
     pub(in super::super) fn watched_neighbours(&self) -> Vec<u32> {
         self.tunnels.watched()
-    }
-
-    /// What was decided about each next hop of a set.
-    #[allow(dead_code, reason = "for `explain`")]
-    pub(super) fn choices(&self, set: SetId) -> Vec<(std::net::IpAddr, Choice)> {
-        let key = self.table.set_key(set);
-        let choices = key.next_hops.iter().filter_map(|next_hop| {
-            let resolution = self.next_hops.resolution(next_hop)?;
-            Some((next_hop.address, self.tunnels.choose(key.asked, next_hop, resolution)))
-        });
-        choices.collect()
     }
 }

@@ -68,6 +68,25 @@ pub(in super::super) enum Choice {
 }
 
 impl Choice {
+    /// How packets are wrapped.
+    pub(in super::super) fn encapsulation(&self) -> Option<Encapsulation> {
+        match self {
+            Self::Tunnel { device, .. } => Some(device.encapsulation()),
+            Self::Plain { .. } | Self::No(_) => None,
+        }
+    }
+
+    /// The decision and its reason.
+    pub(in super::super) fn words(&self) -> String {
+        match self {
+            Self::Plain { why, .. } => format!("none: {why}"),
+            Self::Tunnel { device, why, .. } => {
+                format!("{} by {device}: {why}", device.encapsulation())
+            }
+            Self::No(no) => format!("not installed: {}", no.reason),
+        }
+    }
+
     /// Where packets go, whatever the reason.
     pub(in super::super) fn way(self) -> Result<Way, NoTarget> {
         match self {

@@ -375,7 +375,6 @@ pub(super) fn write_neighbour_dump(
 }
 
 /// Appends the question what is known of one neighbour.
-#[allow(dead_code, reason = "for `explain`")]
 pub(super) fn write_neighbour_get(
     buffer: &mut Vec<u8>,
     sequence: u32,
@@ -393,7 +392,6 @@ pub(super) fn write_neighbour_get(
 }
 
 /// State and link-layer address of a neighbour message, in words as `ip neighbour` has them.
-#[allow(dead_code, reason = "for `explain`")]
 pub(super) fn neighbour_words(payload: &[u8]) -> Option<String> {
     let state = wire::read_u16(payload.get(..12)?, 8)?;
     let name = match state {

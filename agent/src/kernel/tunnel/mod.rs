@@ -34,11 +34,11 @@ use std::time::Duration;
 
 use super::route::{Link, LinkKind};
 
-pub(super) use self::choice::{Asked, Choice, NoTarget, Way};
+pub(super) use self::choice::{Asked, NoTarget, Way};
 pub use self::config::{Encapsulation, TunnelConfig, TunnelMode, TunnelNode, TunnelPool};
 pub(super) use self::identity::Mac;
 pub(super) use self::message::{Neighbour, link_kind};
-pub(super) use self::perform::{Operation, Results, neighbours, perform};
+pub(super) use self::perform::{Operation, Results, neighbour, neighbours, perform};
 pub use self::state::TunnelStatus;
 pub(super) use self::state::{Leave, Tunnels};
 

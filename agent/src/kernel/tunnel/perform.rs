@@ -119,7 +119,6 @@ pub(in super::super) fn neighbours(
 }
 
 /// What the neighbour table says of an address, in words; `None`: nothing.
-#[allow(dead_code, reason = "for `explain`")]
 pub(in super::super) fn neighbour(
     socket: &mut RequestSocket,
     interface: u32,
