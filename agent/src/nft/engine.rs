@@ -27,6 +27,8 @@ pub(super) struct Engine {
     parts: Vec<Part>,
     /// Parts that are not, and why.
     unavailable: BTreeMap<Part, String>,
+    /// Something was refused for a reason that may pass: no memory, somebody else's transaction.
+    passing: bool,
     /// Handles of our rules when the table was put there.
     fingerprint: Vec<u64>,
     /// Chains of others at the forward hook.
@@ -48,6 +50,7 @@ impl Engine {
             config,
             parts: Vec::new(),
             unavailable: BTreeMap::new(),
+            passing: false,
             fingerprint: Vec::new(),
             chains: BTreeSet::new(),
             accepted_in: Vec::new(),
@@ -83,6 +86,7 @@ impl Engine {
     /// Puts our table there as the configuration has it, in place of whatever was there.
     pub(super) fn put_table(&mut self) {
         self.changed_by = None;
+        self.passing = false;
         self.unavailable.clear();
         let wanted: Vec<Part> =
             Part::ALL.into_iter().filter(|part| self.config.wants(*part)).collect();
@@ -114,10 +118,14 @@ impl Engine {
                     parts.push(part);
                     match put(&parts) {
                         Ok(()) => self.parts = parts,
-                        Err(error) => drop(self.unavailable.insert(part, words(part, &error))),
+                        Err(error) => {
+                            self.passing |= !error.is_missing();
+                            self.unavailable.insert(part, words(part, &error));
+                        }
                     }
                 }
                 if self.parts.is_empty() && self.unavailable.is_empty() {
+                    self.passing = true;
                     tracing::warn!(error = %first, "our firewall table cannot be removed");
                 }
             }
@@ -126,6 +134,11 @@ impl Engine {
             tracing::warn!("{}", unavailable(*part, why));
         }
         self.fingerprint = self.read_fingerprint().unwrap_or_default();
+    }
+
+    /// Whether [`Engine::put_table`] is worth another try although nothing has changed.
+    pub(super) fn wants_retry(&self) -> bool {
+        self.passing
     }
 
     /// Somebody has changed our table: puts it back, if that is wanted.

@@ -34,6 +34,8 @@ pub(super) struct Manager {
     commands: mpsc::Receiver<Command>,
     own: Pace,
     forward: Pace,
+    /// What was refused for a reason that may pass is tried again.
+    retry: Pace,
     /// Notifications were lost: our table is compared before it is put back.
     unsure: bool,
     by: Option<String>,
@@ -50,8 +52,16 @@ impl Manager {
                 None
             }
         });
-        let (own, forward) = (Pace::default(), Pace::default());
-        Self { engine, monitor, commands, own, forward, unsure: false, by: None }
+        Self {
+            engine,
+            monitor,
+            commands,
+            own: Pace::default(),
+            forward: Pace::default(),
+            retry: Pace::default(),
+            unsure: false,
+            by: None,
+        }
     }
 
     /// Runs until stopped.
@@ -64,7 +74,8 @@ impl Manager {
             .await;
         let _ = ready.send(());
         loop {
-            let due = [self.own.due(), self.forward.due()].into_iter().flatten().min();
+            let due = [self.own.due(), self.forward.due(), self.retry.due()];
+            let due = due.into_iter().flatten().min();
             tokio::select! {
                 seen = next(&mut self.monitor) => self.saw(seen).await,
                 command = self.commands.recv() => match command {
@@ -100,6 +111,9 @@ impl Manager {
                     if self.forward.take(now) {
                         self = self.blocking(Engine::sync_forward).await;
                     }
+                    if self.retry.take(now) && self.engine.wants_retry() {
+                        self = self.blocking(Engine::put_table).await;
+                    }
                 }
             }
         }
@@ -127,7 +141,7 @@ impl Manager {
 
     /// Calls the engine on a thread that may block.
     async fn blocking(self, job: impl FnOnce(&mut Engine) + Send + 'static) -> Self {
-        let Self { mut engine, mut monitor, commands, own, forward, unsure, by } = self;
+        let Self { mut engine, mut monitor, commands, own, forward, mut retry, unsure, by } = self;
         let done = tokio::task::spawn_blocking(move || {
             job(&mut engine);
             engine
@@ -141,7 +155,10 @@ impl Manager {
         if let Some(monitor) = &mut monitor {
             monitor.watched = engine.watched();
         }
-        Self { engine, monitor, commands, own, forward, unsure, by }
+        if engine.wants_retry() {
+            retry.want(now());
+        }
+        Self { engine, monitor, commands, own, forward, retry, unsure, by }
     }
 }
 
