@@ -207,6 +207,10 @@ fn pump(
         *write_jobs += 1;
         hand_over(job)?;
     }
+    // And when it has turned out that no route needs a device any more.
+    if let Some(job) = reconciler.next_tunnel_job(now) {
+        hand_over(job)?;
+    }
     if let Some(job) = reconciler.next_object_list() {
         hand_over(job)?;
     }

@@ -94,3 +94,33 @@ stateDir: /var/lib/x
     assert_eq!(plan.restart_required.len(), 6);
     assert!(matches!(&plan.peers["b"], PeerStep::Reset(keys) if keys.contains("sourceAddress")));
 }
+
+#[test]
+fn a_change_of_tunnels_says_what_becomes_of_each_pool() {
+    let pools = |words: &str| with(&format!("pools: [{words}]\n"));
+    let old = pools(
+        "{name: a, cidr: 10.244.0.0/16, ipipMode: CrossSubnet}, \
+         {name: b, cidr: 10.245.0.0/16, vxlanMode: Always}",
+    );
+    let new = with(
+        "pools:
+- {name: a, cidr: 10.244.0.0/16, vxlanMode: CrossSubnet}
+tunnels: {vxlanVNI: 7, mtu: 1400, guard: false}",
+    );
+    let kernel: Vec<_> = old
+        .plan(&new)
+        .kernel
+        .into_iter()
+        .filter(|words| words.contains("unnel") || words.contains("VXLAN"))
+        .collect();
+    assert_eq!(
+        kernel,
+        [
+            "tunnel of pool 10.244.0.0/16: IP-in-IP CrossSubnet → VXLAN CrossSubnet",
+            "tunnel of pool 10.245.0.0/16: VXLAN Always → Never",
+            "tunnels.vxlanVNI: 4096 → 7 (VXLAN is interrupted until all nodes have it)",
+            "tunnels.mtu: automatic → 1400",
+            "tunnels.guard: true → false",
+        ]
+    );
+}

@@ -432,10 +432,12 @@ impl Reconciler {
             .then_some(self.recheck_not_before);
         let settled = self.idle() && self.answers.is_empty() && !answering;
         let settle = (self.sync == SyncState::Seen && settled).then_some(self.settle_until);
+        // The last write may have left nothing to be written, and nobody to tell.
+        let swept = (self.sync == SyncState::Sweeping && self.idle()).then_some(now);
         let tunnels = self.tunnels.deadline(now);
         let waits = [self.holds.next(), self.group_holds.next()];
         let gates = [self.gate.next(), self.refusals.next()];
-        waits.into_iter().chain(gates).chain([recheck, settle, tunnels]).flatten().min()
+        waits.into_iter().chain(gates).chain([recheck, settle, swept, tunnels]).flatten().min()
     }
 
     fn synced(&mut self) {

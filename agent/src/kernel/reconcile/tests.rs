@@ -219,6 +219,17 @@ fn routes_of_a_former_life_stay_until_the_first_sync() {
 }
 
 #[test]
+fn the_sweep_ends_without_another_event() {
+    let mut bench = Bench::new(&[ours("10.3.0.0/24", "10.0.0.2", ETH0)]);
+    assert_eq!(bench.sync(), ["delete 10.3.0.0/24"]);
+    assert!(!bench.reconciler.status().synced);
+    // What the last answer has left in the queue is nothing to be written, so nobody answers.
+    assert_eq!(bench.reconciler.deadline(false, bench.now), Some(bench.now));
+    bench.reconciler.advance(false, bench.now);
+    assert!(bench.reconciler.status().synced);
+}
+
+#[test]
 fn nothing_goes_before_what_is_wanted_is_acknowledged() {
     let mut bench = Bench::new(&[ours("10.3.0.0/24", "10.0.0.2", ETH0)]);
     bench.want("10.1.0.0/24", &["10.0.0.2"]);

@@ -118,7 +118,8 @@ fn objects_give_what_the_same_file_gives() {
     scene.put(
         Kind::BGPConfiguration,
         "default",
-        json!({"asNumber": 64999, "holdTime": "30s", "keepaliveTime": "5s", "maximumPaths": 4}),
+        json!({"asNumber": 64999, "holdTime": "30s", "keepaliveTime": "5s", "maximumPaths": 4,
+            "tunnels": {"vxlanPort": 8472, "vxlanVNI": 7, "mtu": 1400, "guard": false}}),
     );
     scene.put(
         Kind::BGPPeer,
@@ -135,7 +136,8 @@ fn objects_give_what_the_same_file_gives() {
             {"action": "Reject", "cidr": "10.0.0.0/8", "matchOperator": "In",
              "prefixLength": {"min": 25}}]}),
     );
-    scene.put(Kind::IPPool, "pods", json!({"cidr": "10.244.0.0/16"}));
+    scene.put(Kind::IPPool, "pods", json!({"cidr": "10.244.0.0/16", "ipipMode": "CrossSubnet"}));
+    scene.put(Kind::IPPool, "v6", json!({"cidr": "fd00:44::/32", "vxlanMode": "Always"}));
     let file = "
 node: {name: node-a, addresses: [172.30.1.11/24], podCIDRs: [10.244.1.0/24]}
 bgp: {asNumber: 64999, holdTime: 30s, keepaliveTime: 5s, maximumPaths: 4, meshOriginCheck: Enabled}
@@ -150,7 +152,10 @@ filters:
   importV4:
   - {action: Accept, cidr: 0.0.0.0/0, matchOperator: Equal}
   - {action: Reject, cidr: 10.0.0.0/8, matchOperator: In, prefixLength: {min: 25}}
-pools: [{name: pods, cidr: 10.244.0.0/16}]
+pools:
+- {name: pods, cidr: 10.244.0.0/16, ipipMode: CrossSubnet}
+- {name: v6, cidr: 'fd00:44::/32', vxlanMode: Always}
+tunnels: {vxlanPort: 8472, vxlanVNI: 7, mtu: 1400, guard: false}
 # On unless told otherwise, as it is not in a file.
 cni: {enabled: true}
 ";
