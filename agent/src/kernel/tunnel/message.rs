@@ -309,7 +309,8 @@ impl Neighbour {
             return None;
         }
         let (key, value) = if bridge {
-            (NeighbourKey::Mac(mac?), address.map(NeighbourValue::Node))
+            // Kernels up to 6.1 tell of an entry twice, the second time without where it leads.
+            (NeighbourKey::Mac(mac?), Some(NeighbourValue::Node(address?)))
         } else {
             (NeighbourKey::Address(address?), mac.map(NeighbourValue::Mac))
         };
@@ -457,6 +458,16 @@ mod tests {
             assert_eq!((link.name.as_str(), link.mtu, link.mac), ("routelet-x", 1450, mac));
             assert_eq!(link.kind, kind);
         }
+    }
+
+    #[test]
+    fn an_entry_told_without_where_it_leads_is_no_news() {
+        let key = NeighbourKey::Mac(Mac::of_node("b"));
+        let neighbour = Neighbour { interface: 7, key, value: NeighbourValue::Other };
+        let mut buffer = Vec::new();
+        write_neighbour(&mut buffer, (0, 1), true, &neighbour);
+        let (_, payload) = wire::messages(&buffer).next().unwrap();
+        assert_eq!(Neighbour::parse(payload), None);
     }
 
     #[test]

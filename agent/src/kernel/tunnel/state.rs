@@ -70,14 +70,24 @@ struct Spec {
     kind: LinkKind,
     mtu: u32,
     mac: Option<Mac>,
-    /// Addresses of its own, by family: IPv4, IPv6.
-    addresses: [Option<IpAddr>; 2],
+    /// Preferred sources of the routes over it, by family: IPv4, IPv6.
+    sources: [Option<IpAddr>; 2],
+    /// The node's address, where the node has no pods and so no address of its own for the tunnel:
+    /// a device without any drops what comes in, unless reverse paths are not filtered at all.
+    makeshift: Option<IpAddr>,
+}
+
+impl Spec {
+    /// Its own addresses.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.sources.into_iter().flatten().chain(self.makeshift)
+    }
 }
 
 /// Whether routes may lead over a device.
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Readiness {
-    Ready { interface: u32, addresses: [Option<IpAddr>; 2] },
+    Ready { interface: u32, sources: [Option<IpAddr>; 2] },
     Not(NoTarget),
 }
 
@@ -326,13 +336,13 @@ impl Tunnels {
         ipv4: bool,
     ) -> Result<(u32, IpAddr, Option<IpAddr>), NoTarget> {
         let state = &self.devices[device as usize];
-        let (interface, addresses) = match &state.readiness {
-            Readiness::Ready { interface, addresses } => (*interface, addresses),
+        let (interface, sources) = match &state.readiness {
+            Readiness::Ready { interface, sources } => (*interface, sources),
             Readiness::Not(no) => return Err(no.clone()),
         };
         let via =
             if device.has_neighbours() { self.neighbour(device, node, ipv4)? } else { next_hop };
-        Ok((interface, via, addresses[usize::from(!ipv4)]))
+        Ok((interface, via, sources[usize::from(!ipv4)]))
     }
 
     fn linger(&self) -> std::time::Duration {
@@ -413,12 +423,13 @@ impl Tunnels {
             }
         };
         let before = self.before.as_ref().map(|(before, _)| before);
-        let addresses = [true, false].map(|ipv4| {
+        let sources = [true, false].map(|ipv4| {
             let carried = carries(&self.config, device, ipv4)
                 || before.is_some_and(|before| carries(before, device, ipv4));
             self.config.node.inner_address(ipv4).filter(|_| carried)
         });
-        Ok(Spec { kind, mtu, mac, addresses })
+        let makeshift = (sources[0].is_none() && local.is_ipv4()).then_some(local);
+        Ok(Spec { kind, mtu, mac, sources, makeshift })
     }
 
     /// Which interfaces must not drop what arrives another way than we would answer.
@@ -481,12 +492,12 @@ impl DeviceState {
                 None => not(format!("{device} is being changed"), false),
             };
         }
-        for address in spec.addresses.iter().flatten() {
-            if !topology.holders(*address).any(|interface| interface == link.index) {
+        for address in spec.addresses() {
+            if !topology.holders(address).any(|interface| interface == link.index) {
                 return not(format!("{device} is waiting for its address {address}"), false);
             }
         }
-        Readiness::Ready { interface: link.index, addresses: spec.addresses }
+        Readiness::Ready { interface: link.index, sources: spec.sources }
     }
 
     /// Appends what is to be done. `over`: it has been needed by nobody for long enough.
@@ -531,7 +542,7 @@ impl DeviceState {
             operations.push(Operation::Change { device, interface, mtu, mac });
         }
         let there = topology.addresses_on(interface);
-        for address in spec.addresses.into_iter().flatten() {
+        for address in spec.addresses() {
             if !there.contains(&address) {
                 operations.push(Operation::AddAddress { device, interface, address });
             }
@@ -540,7 +551,7 @@ impl DeviceState {
         if ready && leave.settled {
             let stale = there.into_iter().filter(|address| {
                 let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-                !link_local && !spec.addresses.contains(&Some(*address))
+                !link_local && !spec.addresses().any(|wanted| wanted == *address)
             });
             for address in stale.filter(|address| !(leave.source_used)(*address)) {
                 operations.push(Operation::RemoveAddress { device, interface, address });
@@ -623,8 +634,8 @@ fn carries(config: &TunnelConfig, device: Device, ipv4: bool) -> bool {
 /// The largest packet that the links below take: that of the link with the node's address; where
 /// that is the loopback, the smallest of those by which nodes are reached.
 fn mtu_below(local: IpAddr, topology: &Topology, ways: &BTreeSet<u32>) -> Result<u32, String> {
-    let mut holders =
-        topology.holders(local).filter_map(|index| topology.link_at(index)).peekable();
+    let holders = topology.holders(local).filter_map(|index| topology.link_at(index));
+    let mut holders = holders.filter(|link| Device::of(link).is_none()).peekable();
     if holders.peek().is_none() {
         return Err(format!(
             "the node's address {local} is on no interface of this host: correct node.addresses"

@@ -379,6 +379,25 @@ fn an_ipv4_pod_travels_over_ipv6_where_the_node_has_nothing_else() {
 }
 
 #[test]
+fn a_node_without_pods_has_its_own_address_on_the_device_and_no_preferred_source() {
+    let mut bare = config(Encapsulation::IpIp, TunnelMode::Always);
+    bare.node.pod_cidrs = Vec::new();
+    let mut bench = Bench::new(bare);
+    assert_eq!(bench.settle(), ["create routelet-ipip 1480", "add 10.0.0.1 to routelet-ipip"]);
+    let way = bench.way("10.244.3.0/24", "192.0.2.3").unwrap();
+    assert_eq!(way, "192.0.2.3 dev routelet-ipip onlink");
+    // The device that has the node's address too is not the link below.
+    assert_eq!(bench.settle(), Vec::<String>::new());
+    // One without pods among the others is a neighbour by its own address.
+    let mut other = config(Encapsulation::Vxlan, TunnelMode::Always);
+    other.nodes[1].pod_cidrs = Vec::new();
+    let mut bench = Bench::new(other);
+    bench.settle();
+    let way = "192.0.2.3 dev routelet-vxlan onlink src 10.244.1.0";
+    assert_eq!(bench.way("10.244.3.0/24", "192.0.2.3").unwrap(), way);
+}
+
+#[test]
 fn a_node_without_the_family_that_the_tunnel_needs_says_so() {
     let mut only_six = config(Encapsulation::IpIp, TunnelMode::Always);
     only_six.node.addresses = vec![address("fd00::1")];
