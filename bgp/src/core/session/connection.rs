@@ -85,6 +85,10 @@ impl Connection {
     }
 
     pub(super) fn restart_hold(&mut self, now: Instant) {
+        if self.deferred {
+            // The timer bounds the wait for the peer to settle a collision, not its silence.
+            return;
+        }
         if self.hold_time.is_zero() {
             self.timers.stop(Timer::Hold);
         } else {

@@ -38,7 +38,9 @@ impl Speaker {
                 rib.remove_all(&mut self.shared, slot, |path| path.has(STALE));
             });
         }
-        if self.shared.peers[slot].deferral.is_some() {
+        let peer = &mut self.shared.peers[slot];
+        // Once: a session that flaps must not put the first sync off for ever.
+        if peer.deferral.is_some() && !std::mem::replace(&mut peer.came_up, true) {
             self.shared.defer(slot);
         }
         self.v4.groups.assign(&mut self.v4.table, &mut self.shared, slot);

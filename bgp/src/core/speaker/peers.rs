@@ -66,6 +66,8 @@ pub(super) struct Peer {
     pub(super) deferral: Option<Instant>,
     /// When it began to wait.
     pub(super) deferral_began: Instant,
+    /// It has been up while the first sync waited for it.
+    pub(super) came_up: bool,
     /// Its host has answered in this life, if only to refuse.
     pub(super) reached: bool,
     /// Per family: its update group.
@@ -95,6 +97,7 @@ impl Peer {
             settled: FamilySet::EMPTY,
             deferral: None,
             deferral_began: now,
+            came_up: false,
             reached: false,
             group: Default::default(),
             config,

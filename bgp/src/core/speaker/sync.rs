@@ -2,8 +2,8 @@
 //!
 //! The first sync is complete when every configured peer has sent End-of-RIB for each family, or
 //! its deferral (RFC 4724 §4.1, Selection_Deferral_Timer) has passed, and every next hop has been
-//! answered. A peer that comes up within its deferral gets a whole one from then on, because its
-//! first UPDATE may take a second. Each peer has a deferral of its own:
+//! answered. A peer that comes up within its deferral gets a whole one from then on, once, because
+//! its first UPDATE may take a second. Each peer has a deferral of its own:
 //!
 //! - on a cold start nothing is lost by going on: `initial_deferral`;
 //! - after a restart the kernel forwards by what a former life installed, and what is removed too

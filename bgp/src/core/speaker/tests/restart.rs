@@ -151,6 +151,23 @@ fn first_sync_waits_for_each_peer_its_deferral_and_no_longer() {
 }
 
 #[test]
+fn a_session_that_flaps_does_not_put_first_sync_off_for_ever() {
+    let mut config = config();
+    config.peers = vec![peer("a", PeerKind::Mesh, "10.0.0.2", 64512).into()];
+    let mut rig = Rig::new(config);
+    let mut seconds = 0;
+    while rig.events.is_empty() {
+        assert!(seconds < 60, "it is put off for ever");
+        rig.pass(Duration::from_secs(2));
+        rig.up("a");
+        rig.pass(Duration::from_secs(1));
+        rig.down("a", None);
+        seconds += 3;
+    }
+    assert_eq!(seconds, 9, "two seconds until it is up, then five once");
+}
+
+#[test]
 fn a_peer_that_sends_no_end_of_rib_delays_it_by_its_deferral() {
     let mut config = config();
     config.peers = vec![peer("a", PeerKind::Mesh, "10.0.0.2", 64512).into()];
