@@ -60,6 +60,7 @@ fn tunnels() -> Vec<TunnelStatus> {
         device: "routelet-vxlan".to_owned(),
         encapsulation: Encapsulation::Vxlan,
         ready: Ok(()),
+        withholds: false,
         local: "172.30.1.11".parse().ok(),
         mtu: 1450,
         addresses: vec!["10.244.1.0".parse().unwrap()],

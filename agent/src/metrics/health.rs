@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::Subject;
 use crate::api::{Backend, Snapshot};
-use crate::kernel::KernelStatus;
+use crate::kernel::{KernelStatus, TunnelStatus};
 
 /// How long a part of the daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,7 +37,8 @@ impl Check {
 }
 
 /// What readiness consists of: a configuration is applied (there is a snapshot), the first sync is
-/// complete, the kernel has acknowledged. `kernel` is `None` if the kernel side does not answer.
+/// complete, the kernel has acknowledged, and no tunnel is missing that nodes are reached through.
+/// `kernel` is `None` if the kernel side does not answer.
 #[must_use]
 pub fn checks(snapshot: &Snapshot, kernel: Option<&KernelStatus>) -> Vec<Check> {
     let mut checks = vec![
@@ -53,8 +54,16 @@ pub fn checks(snapshot: &Snapshot, kernel: Option<&KernelStatus>) -> Vec<Check> 
             None => Check::new("kernel", false, "the kernel side: it does not answer"),
             Some(kernel) => Check::new("kernel", kernel.synced, "the first routes in the kernel"),
         });
+        checks.extend(kernel.into_iter().flat_map(|kernel| &kernel.tunnels).filter_map(tunnel));
     }
     checks
+}
+
+/// A tunnel that is not there, while nodes are reached through it.
+fn tunnel(tunnel: &TunnelStatus) -> Option<Check> {
+    let why = tunnel.ready.as_ref().err().filter(|_| tunnel.withholds)?;
+    let (device, nodes) = (&tunnel.device, tunnel.nodes);
+    Some(Check::new("tunnel", false, format!("{device}, which leads to {nodes} nodes: {why}")))
 }
 
 /// What readiness waits for, in words; nothing when ready.
@@ -116,4 +125,31 @@ pub(super) async fn healthy<B: Backend>(subject: &Subject<B>) -> Report {
     let (mut live, ready) = (live(subject).await, ready(subject).await);
     live.0.extend(ready.0);
     live
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Encapsulation;
+
+    #[test]
+    fn a_tunnel_that_routes_wait_for_is_waited_for() {
+        let up = TunnelStatus {
+            device: "routelet-ipip".to_owned(),
+            encapsulation: Encapsulation::IpIp,
+            ready: Ok(()),
+            withholds: false,
+            local: None,
+            mtu: 1480,
+            addresses: Vec::new(),
+            nodes: 2,
+        };
+        assert_eq!(tunnel(&up), None);
+        let lingering = TunnelStatus { ready: Err("kept for a while".to_owned()), ..up.clone() };
+        assert_eq!(tunnel(&lingering), None);
+        let missing =
+            TunnelStatus { ready: Err("no module ipip".to_owned()), withholds: true, ..up };
+        let words = "routelet-ipip, which leads to 2 nodes: no module ipip";
+        assert_eq!(tunnel(&missing).and_then(|check| check.pending).as_deref(), Some(words));
+    }
 }

@@ -15,6 +15,8 @@ pub struct TunnelStatus {
     pub encapsulation: Encapsulation,
     /// Whether routes lead over it; `Err`: why not.
     pub ready: Result<(), String>,
+    /// Whether routes that need it are held back until it is ready.
+    pub withholds: bool,
     /// Where outer packets come from.
     pub local: Option<IpAddr>,
     /// Octets of the largest packet it takes; 0 where it is not there.
@@ -38,18 +40,22 @@ impl Tunnels {
                 (_, Readiness::Ready { .. }) => Ok(()),
                 (_, Readiness::Not(no)) => Err(no.reason.to_string()),
             };
+            let withholds = state.want.is_some()
+                && matches!(&state.readiness, Readiness::Not(no) if no.withhold);
             let over_ipv4 = device.over_ipv4();
             let reachable = self.config.nodes.iter().zip(&self.macs).filter(|(node, mac)| {
                 node.underlay(over_ipv4).is_some() && (mac.is_ok() || device == Device::IpIp)
             });
+            let nodes = reachable.count();
             TunnelStatus {
                 device: device.name().to_owned(),
                 encapsulation: device.encapsulation(),
                 ready,
+                withholds: withholds && nodes > 0,
                 local: self.config.node.underlay(over_ipv4),
                 mtu: link.map_or(0, |link| link.mtu),
                 addresses: link.map_or_else(Vec::new, |link| topology.addresses_on(link.index)),
-                nodes: reachable.count(),
+                nodes,
             }
         });
         status.collect()
