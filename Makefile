@@ -63,6 +63,8 @@ bench-field: ## measure against BIRD and FRR (root, minutes); WRITE=1 puts the t
 resilience: ## packets lost while a node's daemon stops, crashes or freezes, beside BIRD and FRR (root, 25 minutes); R="--short" is quicker, WRITE=1 writes docs/resilience.md
 	$(CARGO) build -p routelet -p routelet-tests --bins
 	$(TARGET)/debug/routelet-resilience $(if $(WRITE),--write docs/resilience.md) $(R)
+	@echo 'milliseconds until 1000 routes are in the kernel again, after what others did:'
+	$(TARGET)/debug/routelet-load repair
 
 bench-kernel: ## routes into the kernel, and back after a loss, beside BIRD 2 (root, minutes)
 	$(CARGO) build --release -p routelet -p routelet-tests --bins
