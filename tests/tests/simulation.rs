@@ -17,13 +17,13 @@ fn mesh_survives_crashes_resets_and_silence() {
 
 #[test]
 fn clients_of_reflectors_start_and_stay_quiet() {
-    scenario::run(Topology::reflected(3, 100), 1, 0).unwrap();
+    scenario::run(Topology::reflected(3, 100, 2), 1, 0).unwrap();
 }
 
 #[test]
 fn clients_of_reflectors_survive_crashes_resets_and_silence() {
     for seed in 1..=10 {
-        scenario::run(Topology::reflected(2, 30), seed, 12).unwrap();
+        scenario::run(Topology::reflected(2, 30, 1), seed, 12).unwrap();
     }
 }
 
@@ -31,7 +31,7 @@ fn clients_of_reflectors_survive_crashes_resets_and_silence() {
 fn graceful_restart_survives_crashes_resets_and_silence() {
     for seed in 1..=5 {
         scenario::run(Topology::full_mesh(15).with_graceful_restart(), seed, 12).unwrap();
-        scenario::run(Topology::reflected(2, 30).with_graceful_restart(), seed, 12).unwrap();
+        scenario::run(Topology::reflected(2, 30, 1).with_graceful_restart(), seed, 12).unwrap();
     }
 }
 
@@ -39,7 +39,7 @@ fn graceful_restart_survives_crashes_resets_and_silence() {
 fn a_rolling_restart_takes_no_route_out_of_any_kernel() {
     for seed in 1..=5 {
         scenario::rolling_restart(Topology::full_mesh(15).with_graceful_restart(), seed).unwrap();
-        scenario::rolling_restart(Topology::reflected(2, 20).with_graceful_restart(), seed)
+        scenario::rolling_restart(Topology::reflected(2, 20, 1).with_graceful_restart(), seed)
             .unwrap();
     }
     // Without it they do, so that the run can tell.
@@ -49,11 +49,11 @@ fn a_rolling_restart_takes_no_route_out_of_any_kernel() {
 #[test]
 fn everybody_forgets_a_node_that_dies() {
     scenario::node_dies(Topology::full_mesh(20), 1, 7).unwrap();
-    scenario::node_dies(Topology::reflected(2, 40), 1, 17).unwrap();
+    scenario::node_dies(Topology::reflected(2, 40, 1), 1, 17).unwrap();
 }
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let runs = [0, 1].map(|_| scenario::run(Topology::reflected(2, 20), 7, 8).unwrap().total);
+    let runs = [0, 1].map(|_| scenario::run(Topology::reflected(2, 20, 1), 7, 8).unwrap().total);
     assert_eq!(runs[0], runs[1]);
 }

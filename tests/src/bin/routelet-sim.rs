@@ -1,5 +1,6 @@
-//! Large simulations: `routelet-sim [mesh COUNT | reflected REFLECTORS CLIENTS] [SEED] [FAULTS]`.
-//! Without words: a mesh of 1000 and 5000 clients of two reflectors.
+//! Large simulations: `routelet-sim [mesh COUNT | reflected REFLECTORS CLIENTS EVERY] [SEED] [FAULTS]`,
+//! where every EVERYth client has a prefix. Without words: a mesh of 1000, and 5000 clients of two
+//! reflectors, 1000 of them with a prefix.
 
 use std::time::Instant;
 
@@ -15,14 +16,15 @@ fn main() -> anyhow::Result<()> {
     match words.first().map(String::as_str) {
         None => {
             report(Topology::full_mesh(1000), 1, 0)?;
-            report(Topology::reflected(2, 5000), 1, 0)
+            report(Topology::reflected(2, 5000, 5), 1, 0)
         }
         Some("mesh") => {
             report(Topology::full_mesh(number(1, 1000)?), number(2, 1)? as u64, number(3, 0)?)
         }
         Some("reflected") => {
-            let topology = Topology::reflected(number(1, 2)?, number(2, 5000)?);
-            report(topology, number(3, 1)? as u64, number(4, 0)?)
+            let topology =
+                Topology::reflected(number(1, 2)?, number(2, 5000)?, number(3, 5)?.max(1));
+            report(topology, number(4, 1)? as u64, number(5, 0)?)
         }
         Some(other) => bail!("{other:?} is neither mesh nor reflected"),
     }

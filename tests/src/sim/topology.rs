@@ -47,9 +47,11 @@ impl Topology {
         Self { name: format!("full mesh of {count}"), speakers }
     }
 
-    /// `reflectors` route reflectors, meshed, and `clients` nodes that each peer with all of them.
+    /// `reflectors` route reflectors, meshed, and `clients` nodes that each peer with all of them. Of
+    /// the clients every `every`th has a prefix: each speaker keeps a path of its own of each prefix
+    /// from each reflector, and all of them together must fit in one memory.
     #[must_use]
-    pub fn reflected(reflectors: usize, clients: usize) -> Self {
+    pub fn reflected(reflectors: usize, clients: usize, every: usize) -> Self {
         let as_client: Vec<_> = (0..reflectors + clients)
             .map(|index| peer(index, PeerKind::Internal, index >= reflectors))
             .collect();
@@ -60,10 +62,13 @@ impl Topology {
                     .iter()
                     .enumerate()
                     .filter(|(other, _)| *other != index && (is_reflector || *other < reflectors));
-                speaker(index, !is_reflector, others.map(|(_, peer)| peer.clone()).collect())
+                let originates = !is_reflector && (index - reflectors).is_multiple_of(every);
+                speaker(index, originates, others.map(|(_, peer)| peer.clone()).collect())
             })
             .collect();
-        Self { name: format!("{clients} clients of {reflectors} reflectors"), speakers }
+        let origins = clients.div_ceil(every);
+        let name = format!("{clients} clients of {reflectors} reflectors, {origins} with a prefix");
+        Self { name, speakers }
     }
 
     /// The same, with graceful restart between all of them; NOTIFICATIONs are survived too.
