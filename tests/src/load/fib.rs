@@ -11,7 +11,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -91,6 +91,8 @@ pub fn start(
     std::thread::sleep(Duration::from_millis(2500));
     engine.connect_all()?;
     engine.run(limit, Engine::all_established).context("the session")?;
+    // Or a daemon that has just started would wait for the rest before it removes anything.
+    engine.queue(0, wire::end_of_rib())?;
     engine.idle(Duration::from_millis(500))?;
     Ok(Session { engine, dut, announcement, withdrawal })
 }
@@ -148,7 +150,9 @@ pub fn prefixes() -> Result<usize> {
 
 /// Runs `ip`.
 pub fn ip(words: &[&str]) -> Result<()> {
-    let status = Command::new("ip").args(words).status().context("run ip (iproute2)")?;
+    // Figures go to standard output, and `ip` says there what it has flushed.
+    let status = Command::new("ip").args(words).stdout(Stdio::null()).status();
+    let status = status.context("run ip (iproute2)")?;
     if !status.success() {
         bail!("ip {} failed", words.join(" "));
     }

@@ -123,6 +123,14 @@ where
     out.into()
 }
 
+/// End-of-RIB of IPv4 unicast (RFC 4724 §2).
+pub fn end_of_rib() -> Bytes {
+    let mut out = Vec::new();
+    header(UPDATE, 4, &mut out);
+    out.extend_from_slice(&[0; 4]);
+    out.into()
+}
+
 /// Withdraws the prefixes, as many to an UPDATE as fit.
 pub fn withdraw(universe: Universe, indices: std::ops::Range<usize>) -> Bytes {
     let mut out = Vec::new();
