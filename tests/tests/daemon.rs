@@ -63,6 +63,7 @@ impl Pair {
             node.start()?;
         }
         pair.exchanged()?;
+        pair.agreed()?;
         pair.resets_at_start = pair.resets()?;
         Ok(pair)
     }
@@ -89,6 +90,21 @@ impl Pair {
     fn flaps(&self) -> anyhow::Result<Vec<u64>> {
         let resets = self.resets()?;
         Ok(resets.iter().zip(&self.resets_at_start).map(|(now, then)| now - then).collect())
+    }
+
+    /// Both have the session on the same connection: no collision is left to settle.
+    fn agreed(&self) -> anyhow::Result<()> {
+        eventually("one connection", ARRIVAL, || {
+            let [here, there] = [only_peer(&self.nodes[0])?, only_peer(&self.nodes[1])?];
+            let ends = |peer: &serde_json::Value| {
+                let ends = &peer["endpoints"];
+                [ends["local"].clone(), ends["remote"].clone()]
+            };
+            let ([local, remote], [far_local, far_remote]) = (ends(&here), ends(&there));
+            ensure!(local.is_string(), "no endpoints in {here}");
+            ensure!(local == far_remote && remote == far_local, "{here} and {there}");
+            Ok(())
+        })
     }
 
     fn resets(&self) -> anyhow::Result<Vec<u64>> {
