@@ -19,12 +19,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::lookup::{self, Question};
 use super::memory::Memory;
 use super::monitor::{Event, Monitor};
+use super::pace::RepairPace;
 use super::reconcile::Reconciler;
 use super::writer::{CHUNK, JOBS, Job, JobDone};
 use super::{
     KernelConfig, KernelLookup, KernelStatus, NextHopSink, RouteStatus, RouteWay, forwarding,
 };
-use crate::nft::Pace;
 
 /// Longest a withdrawal may take before stopping anyway.
 const WITHDRAW_LONGEST: Duration = Duration::from_secs(20);
@@ -87,7 +87,7 @@ impl<S: NextHopSink> Manager<S> {
         let mut answering: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
         let mut stopping: Option<Stopping> = None;
         let mut problems = Vec::new();
-        let mut settings = Pace::due_at(now());
+        let mut settings = RepairPace::due_at(now());
         loop {
             let now = now();
             if answering.is_none() {

@@ -13,8 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::FirewallStatus;
 use super::engine::Engine;
 use super::monitor::{Monitor, Seen};
-use super::pace::Pace;
 use super::ruleset::FirewallConfig;
+use crate::kernel::RepairPace;
 
 /// How long after a change its author's name may take to arrive.
 const AUTHOR: Duration = Duration::from_millis(10);
@@ -32,10 +32,10 @@ pub(super) struct Manager {
     engine: Engine,
     monitor: Option<Monitor>,
     commands: mpsc::Receiver<Command>,
-    own: Pace,
-    forward: Pace,
+    own: RepairPace,
+    forward: RepairPace,
     /// What was refused for a reason that may pass is tried again.
-    retry: Pace,
+    retry: RepairPace,
     /// Notifications were lost: our table is compared before it is put back.
     unsure: bool,
     by: Option<String>,
@@ -56,9 +56,9 @@ impl Manager {
             engine,
             monitor,
             commands,
-            own: Pace::default(),
-            forward: Pace::default(),
-            retry: Pace::default(),
+            own: RepairPace::default(),
+            forward: RepairPace::default(),
+            retry: RepairPace::default(),
             unsure: false,
             by: None,
         }

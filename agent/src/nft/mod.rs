@@ -24,7 +24,6 @@ mod expression;
 mod forward;
 mod manager;
 mod monitor;
-mod pace;
 mod ruleset;
 mod socket;
 mod table;
@@ -34,7 +33,6 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::pace::Pace;
 pub use self::ruleset::{Claim, FirewallConfig, ForwardAccept, Services, Tunnels};
 pub use self::table::TABLE;
 

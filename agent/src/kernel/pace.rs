@@ -12,13 +12,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct RepairPace {
     due: Option<Instant>,
     last: Option<Instant>,
     wait: Duration,
 }
 
-impl Pace {
+impl RepairPace {
     /// Something is to be done; the first wish decides when.
     pub(crate) fn want(&mut self, now: Instant) {
         if self.due.is_some() {
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn whoever_keeps_undoing_it_waits_longer_each_time() {
         let mut now = Instant::now();
-        let mut pace = Pace::default();
+        let mut pace = RepairPace::default();
         let mut waits = Vec::new();
         for _ in 0..9 {
             pace.want(now);
