@@ -112,7 +112,9 @@ impl Timing {
         hold: 9,
         pause: Duration::from_millis(1500),
         between: Duration::from_millis(1500),
-        freeze: Duration::from_secs(5),
+        // BIRD's hold timer may go off two seconds early (it is randomized as a KEEPALIVE's is), and
+        // the last KEEPALIVE may be three seconds old when the freeze begins.
+        freeze: Duration::from_millis(3500),
         freeze_long: Duration::from_secs(15),
         settle: Duration::from_secs(3),
         gone: Duration::from_secs(30),
