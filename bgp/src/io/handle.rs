@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::listener::{Directory, Listener};
 use super::speaker::SpeakerThread;
+use super::state::SpeakerState;
 use super::task::Command;
 use super::{DriverConfig, PeerCommand, RequestError, RouteQueue, SpeakerHandle, StopMode};
 use crate::core::config::SpeakerConfig;
@@ -34,7 +35,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum Request {
     /// Take a configuration.
-    Apply(Arc<SpeakerConfig>, oneshot::Sender<()>),
+    Apply(Arc<SpeakerConfig>, oneshot::Sender<Result<(), RequestError>>),
     /// Answers about next hops.
     NextHops(Vec<NextHopAnswer>),
     /// The peers' tables, and where their sessions can be asked.
@@ -66,6 +67,19 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Of a speaker that listens on these addresses.
+    pub fn new(addresses: Vec<std::net::SocketAddr>) -> Self {
+        Self {
+            queue: Arc::new(RouteQueue::default()),
+            directory: Arc::new(Directory::default()),
+            tracker: TaskTracker::new(),
+            first_sync: AtomicBool::new(false),
+            failure: watch::Sender::new(None),
+            listening: Mutex::new(Vec::new()),
+            addresses,
+        }
+    }
+
     /// Runs `task`; a panic in it is a failure of the whole speaker, named by `what`.
     pub fn spawn(
         self: &Arc<Self>,
@@ -116,15 +130,7 @@ impl SpeakerHandle {
     pub async fn start(driver: DriverConfig, config: Arc<SpeakerConfig>) -> io::Result<Self> {
         let listeners =
             driver.listen.into_iter().map(Listener::bind).collect::<io::Result<Vec<_>>>()?;
-        let shared = Arc::new(Shared {
-            queue: Arc::new(RouteQueue::default()),
-            directory: Arc::new(Directory::default()),
-            tracker: TaskTracker::new(),
-            first_sync: AtomicBool::new(false),
-            failure: watch::Sender::new(None),
-            listening: Mutex::new(Vec::new()),
-            addresses: listeners.iter().map(Listener::address).collect(),
-        });
+        let shared = Arc::new(Shared::new(listeners.iter().map(Listener::address).collect()));
         let local = Arc::new(LocalSpeaker {
             router_id: config.router_id,
             host_name: config.host_name.clone(),
@@ -168,7 +174,7 @@ impl SpeakerHandle {
     /// # Errors
     /// [`RequestError::Stopped`].
     pub async fn apply(&self, config: Arc<SpeakerConfig>) -> Result<(), RequestError> {
-        self.ask(|answer| Request::Apply(config, answer)).await
+        self.ask(|answer| Request::Apply(config, answer)).await?
     }
 
     /// Answers about next hops, from the kernel side.
@@ -277,10 +283,9 @@ fn spawn_thread(
     let run = move || {
         let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
             let guard = sessions.enter();
-            let thread =
-                SpeakerThread::new(shared.clone(), local, listeners, requests, random_seed());
+            let state = SpeakerState::new(shared.clone(), local, listeners, random_seed());
             drop(guard);
-            runtime.block_on(thread.run());
+            runtime.block_on(SpeakerThread::new(state, requests).run());
         }));
         if let Err(panic) = outcome {
             shared.fail("the speaker", &*panic);

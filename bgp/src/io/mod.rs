@@ -15,15 +15,21 @@
 //! Who waits for whom: a session task whose events the speaker does not take stops reading, and goes
 //! on writing, keeping time and taking commands; the speaker never waits for a session. Session
 //! tasks run on the caller's runtime, on as many threads as it has.
+//!
+//! While the speaker rests, a session task handles a few UPDATEs itself ([`state`]), and whoever
+//! handles them writes small pieces to resting sessions at once ([`queue`]): a single change needs
+//! no other thread.
 
 pub mod codec;
 mod connect;
+mod events;
 mod handle;
 mod link;
 mod listener;
 mod queue;
 mod sockopt;
 mod speaker;
+mod state;
 mod task;
 
 #[cfg(test)]

@@ -17,21 +17,20 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use routelet_proto::{Notification, RouteRefresh, Update};
+use routelet_proto::Notification;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 use tokio_util::codec::Decoder;
-use tokio_util::sync::PollSender;
 use tokio_util::task::TaskTracker;
 
 use super::codec::FrameError;
 use super::connect::{closed_words, connect, connect_words, prepare, shared_interface};
+use super::events::{EventSender, PeerEvent, SpeakerGone};
 use super::link::Link;
-use super::queue::WriteQueue;
 use super::sockopt::has_unread_octets;
 use crate::core::config::PeerConfig;
-use crate::core::peer::{DownReason, PeerDown, PeerId, PeerUp};
+use crate::core::peer::{DownReason, PeerUp};
 use crate::core::session::{ConnectionId, Endpoints, LocalSpeaker, Output, Session, Stop};
 use crate::core::view::SessionView;
 
@@ -62,33 +61,15 @@ pub enum Command {
     View(oneshot::Sender<SessionView>),
 }
 
-/// What a session task tells the speaker.
-#[derive(Debug)]
-pub enum PeerEvent {
-    /// The session is up; what is sent to the peer goes into this queue.
-    Up(Box<PeerUp>, Arc<WriteQueue>),
-    /// The peer's host has answered; once, and after a restart of ours only.
-    Reached,
-    /// UPDATEs in the order received.
-    Updates(Vec<Update>),
-    /// A ROUTE-REFRESH.
-    RouteRefresh(RouteRefresh),
-    /// The queue has room again.
-    Writable,
-    /// The session is down, its queue forgotten.
-    Down(PeerDown),
-}
-
 /// The task of one peer.
 #[derive(Debug)]
 pub struct SessionTask {
-    peer: PeerId,
     session: Session,
     links: Vec<Link>,
     attempt: Option<Attempt>,
     /// For the speaker, not yet taken by it.
     events: VecDeque<PeerEvent>,
-    speaker: PollSender<(PeerId, PeerEvent)>,
+    speaker: EventSender,
     commands: mpsc::Receiver<Command>,
     timer: Pin<Box<Sleep>>,
     /// When `timer` goes off.
@@ -115,14 +96,13 @@ impl std::fmt::Debug for Attempt {
 }
 
 impl SessionTask {
-    /// A task for `peer`; it starts the session if the configuration has it enabled.
+    /// A task; it starts the session if the configuration has it enabled.
     #[must_use]
     pub fn new(
-        peer: PeerId,
         config: Arc<PeerConfig>,
         local: Arc<LocalSpeaker>,
         seed: u64,
-        speaker: mpsc::Sender<(PeerId, PeerEvent)>,
+        speaker: EventSender,
         commands: mpsc::Receiver<Command>,
         tracker: TaskTracker,
     ) -> Self {
@@ -134,12 +114,11 @@ impl SessionTask {
             session.start(now);
         }
         Self {
-            peer,
             session,
             links: Vec::new(),
             attempt: None,
             events: VecDeque::new(),
-            speaker: PollSender::new(speaker),
+            speaker,
             commands,
             timer: Box::pin(tokio::time::sleep_until(now.into())),
             timer_at: None,
@@ -177,28 +156,18 @@ impl SessionTask {
 
     /// Hands events to the speaker. While some are left, nothing more is read.
     fn poll_events(&mut self, context: &mut Context<'_>, now: Instant) -> bool {
-        let waited = !self.events.is_empty();
-        while !self.events.is_empty() {
-            match self.speaker.poll_reserve(context) {
-                Poll::Ready(Ok(())) => {
-                    let event = self.events.pop_front().expect("invariant: just seen");
-                    // Its only error is a closed channel, which the next round sees.
-                    let _ = self.speaker.send_item((self.peer, event));
-                }
-                Poll::Ready(Err(_)) => {
-                    self.ending = true;
-                    return false;
-                }
-                Poll::Pending => break,
-            }
+        if self.events.is_empty() {
+            return false;
+        }
+        if let Poll::Ready(Err(SpeakerGone)) = self.speaker.poll_send(context, &mut self.events) {
+            self.ending = true;
+            return false;
         }
         let waits = !self.events.is_empty();
-        if waited {
-            for link in &self.links {
-                self.session.handle_read_paused(now, link.id, waits);
-            }
+        for link in &self.links {
+            self.session.handle_read_paused(now, link.id, waits);
         }
-        waited && !waits
+        !waits
     }
 
     fn poll_read(&mut self, context: &mut Context<'_>, now: Instant) -> bool {

@@ -20,7 +20,11 @@ fn next_hop(address: Ipv4Addr) -> Ipv6Addr {
 }
 
 /// A speaker at `address` that originates `prefixes`.
-fn config(address: Ipv4Addr, prefixes: &[&str], peers: Vec<PeerConfig>) -> Arc<SpeakerConfig> {
+pub(super) fn config(
+    address: Ipv4Addr,
+    prefixes: &[&str],
+    peers: Vec<PeerConfig>,
+) -> Arc<SpeakerConfig> {
     Arc::new(SpeakerConfig {
         asn: Asn(65001),
         router_id: BgpIdentifier(address),

@@ -2,10 +2,11 @@
 
 mod handles;
 mod sessions;
+mod state;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
@@ -18,9 +19,9 @@ use tokio_util::codec::Framed;
 use tokio_util::task::TaskTracker;
 
 use super::codec::BgpCodec;
+use super::events::{EVENT_QUEUE, EventSender, PeerEvent};
 use super::listener::{Directory, Listener};
-use super::speaker::EVENT_QUEUE;
-use super::task::{Command, PeerEvent, SessionTask};
+use super::task::{Command, SessionTask};
 use crate::core::config::{PeerConfig, PeerKind};
 use crate::core::peer::{PeerId, State};
 use crate::core::session::{LocalSpeaker, build_open};
@@ -105,11 +106,10 @@ impl Node {
         let peer = PeerId(self.next_peer);
         self.next_peer += 1;
         let task = SessionTask::new(
-            peer,
             Arc::new(config),
             speaker(self.address),
             u64::from(peer.0),
-            self.sender.clone(),
+            EventSender::new(peer, self.sender.clone(), Weak::new()),
             receiver,
             TaskTracker::new(),
         );

@@ -274,11 +274,10 @@ async fn a_thousand_sessions_come_up() {
         let (commands, receiver) = mpsc::channel(4);
         keep.push(commands);
         let task = SessionTask::new(
-            PeerId(number as u32),
             Arc::new(peer(*remote, at_hub)),
             speaker(*remote),
             number as u64,
-            sender.clone(),
+            EventSender::new(PeerId(number as u32), sender.clone(), Weak::new()),
             receiver,
             TaskTracker::new(),
         );
