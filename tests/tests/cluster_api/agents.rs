@@ -20,7 +20,7 @@ fn routed(member: &Member, prefix: &str, wanted: bool) -> anyhow::Result<()> {
 }
 
 /// Waits until an object has a condition Accepted with this status, and gives its message.
-fn accepted(cluster: &Cluster, object: &str, status: &str) -> anyhow::Result<String> {
+pub fn accepted(cluster: &Cluster, object: &str, status: &str) -> anyhow::Result<String> {
     eventually(&format!("{object} Accepted {status}"), PATIENCE, || {
         let found = cluster.api.json(&[object])?;
         let condition = &found["status"]["conditions"][0];
