@@ -11,4 +11,5 @@ pub mod kernel;
 pub mod kube;
 pub mod lab;
 pub mod metrics;
+mod netlink;
 pub mod nft;

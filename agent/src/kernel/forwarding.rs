@@ -12,8 +12,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::socket::{BatchOutcome, RequestSocket};
-use super::wire::{MessageWriter, NLM_F_REQUEST};
+use super::{kind, query};
+use crate::netlink::BatchOutcome;
+use crate::netlink::wire::{MessageWriter, NLM_F_REQUEST};
 
 /// What was found and done.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -117,28 +118,26 @@ fn each_link(
 
 /// The same as writing `net.ipv4.conf.LINK.forwarding`, through netlink.
 fn forward_link(link: &str) -> Result<(), String> {
-    const RTM_SETLINK: u16 = 19;
     const IFLA_AF_SPEC: u16 = 26;
     const IFLA_INET_CONF: u16 = 1;
     const IPV4_DEVCONF_FORWARDING: u16 = 1;
-    const NESTED: u16 = 0x8000;
     let index = nix::net::if_::if_nametoindex(link).map_err(|error| error.to_string())?;
     let inet = u16::try_from(libc::AF_INET).expect("invariant: families are small");
-    let mut socket = RequestSocket::open().map_err(|error| error.to_string())?;
+    let mut socket = query::open().map_err(|error| error.to_string())?;
     let outcome = socket.batch(1, |_, out, (flags, sequence)| {
-        let mut writer = MessageWriter::new(out, RTM_SETLINK, NLM_F_REQUEST | flags, sequence);
+        let mut writer =
+            MessageWriter::new(out, kind::RTM_SETLINK, NLM_F_REQUEST | flags, sequence);
         // ifinfomsg: family and type unspecified, no flags to change.
         writer.octets(&[0; 4]);
         writer.octets(&index.to_ne_bytes());
         writer.octets(&[0; 8]);
-        let starts = [IFLA_AF_SPEC, inet, IFLA_INET_CONF].map(|kind| {
-            let start = writer.position();
-            writer.octets(&0u16.to_ne_bytes());
-            writer.octets(&(kind | NESTED).to_ne_bytes());
-            start
+        writer.nested(IFLA_AF_SPEC, |writer| {
+            writer.nested(inet, |writer| {
+                writer.nested(IFLA_INET_CONF, |writer| {
+                    writer.attribute_u32(IPV4_DEVCONF_FORWARDING, 1);
+                });
+            });
         });
-        writer.attribute_u32(IPV4_DEVCONF_FORWARDING, 1);
-        starts.into_iter().for_each(|start| writer.patch_length(start));
         writer.finish();
     });
     match outcome {

@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use foldhash::fast::FixedState;
 use ipnet::IpNet;
 
+use super::query;
 use super::render;
 use super::route::{MAIN_TABLE, RouteFilter};
-use super::socket::{RequestError, RequestSocket};
 use super::tunnel;
 use super::{KernelLookup, NextHopLookup};
+use crate::netlink::RequestError;
 
 /// What to look for, and the names of the interfaces.
 pub(super) struct Question {
@@ -32,14 +33,14 @@ pub(super) fn answer(question: Question) -> KernelLookup {
     let name = |index: u32| link_names.get(&index).cloned().unwrap_or_else(|| format!("if{index}"));
     let (known, neighbours): (Vec<_>, Vec<_>) = next_hops.into_iter().unzip();
     let mut lookup = KernelLookup { next_hops: known, ..KernelLookup::default() };
-    let mut socket = match RequestSocket::open() {
+    let mut socket = match query::open() {
         Ok(socket) => socket,
         Err(error) => {
             tracing::warn!(%error, "netlink could not be opened to look up a route");
             return lookup;
         }
     };
-    lookup.route = match socket.route_to(address) {
+    lookup.route = match query::route_to(&mut socket, address) {
         Ok(route) => route.map(|route| render::route_to(&route, &name)),
         Err(RequestError::Kernel(error)) => match error.errno {
             libc::EINVAL => Some(format!("blackhole {address}")),
@@ -66,8 +67,8 @@ pub(super) fn answer(question: Question) -> KernelLookup {
             tables.push(MAIN_TABLE);
         }
         for table in tables {
-            let mut routes =
-                socket.routes(RouteFilter { table, protocol: None }).unwrap_or_default();
+            let filter = RouteFilter { table, protocol: None };
+            let mut routes = query::routes(&mut socket, filter).unwrap_or_default();
             routes.retain(|route| route.key.prefix == prefix);
             routes.sort_by_key(|route| route.key.metric);
             lookup.candidates.extend(routes.iter().map(|route| render::route(route, &name)));

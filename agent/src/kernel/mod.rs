@@ -18,12 +18,13 @@
 //! `reconcile` decides, without IO or clock, over `desired` (what is wanted, what the kernel has),
 //! `topology` and `nexthop` (what resolves how), `tunnel` (by which way), `objects` (large next-hop
 //! sets as nexthop objects of the kernel) and `hold` (how long to wait); `writer`, `monitor` and
-//! `socket` talk to the kernel in the octets of `wire` and `route`. `memory` keeps where our routes
-//! are across restarts.
+//! `query` talk to the kernel over [`crate::netlink`], in the messages of `route`. `memory` keeps
+//! where our routes are across restarts.
 
 mod desired;
 mod forwarding;
 mod hold;
+mod kind;
 mod latency;
 mod lookup;
 mod manager;
@@ -32,13 +33,12 @@ mod monitor;
 mod nexthop;
 mod objects;
 mod pace;
+mod query;
 mod reconcile;
 mod render;
 mod route;
-mod socket;
 mod topology;
 mod tunnel;
-pub(crate) mod wire;
 mod writer;
 
 use std::fmt;
@@ -61,13 +61,12 @@ use self::memory::Memory;
 use self::monitor::Monitor;
 pub(crate) use self::pace::RepairPace;
 use self::reconcile::Reconciler;
-use self::socket::RequestSocket;
-pub(crate) use self::socket::raise_receive_buffer;
 use self::tunnel::Pace;
 pub use self::tunnel::{
     Encapsulation, TunnelConfig, TunnelMode, TunnelNode, TunnelPool, TunnelStatus,
 };
 use self::writer::Territory;
+use crate::netlink::RequestSocket;
 
 /// Where a container finds the host's `/proc/sys/net`, writable; its own is not.
 pub const MOUNTED_SYSCTLS: &str = "/host/proc/sys/net";
@@ -245,7 +244,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             monitor_buffer: monitor::RECEIVE_BUFFER,
-            answer_buffer: socket::RECEIVE_BUFFER,
+            answer_buffer: query::RECEIVE_BUFFER,
             settle: Duration::from_millis(250),
             audit: Duration::from_secs(300),
             tunnel_lead: Duration::from_secs(2),
@@ -294,8 +293,8 @@ impl KernelHandle {
         if let Some(problem) = config.problem() {
             bail!("{problem}");
         }
-        let mut socket = RequestSocket::open_with(tuning.answer_buffer)
-            .context("cannot open a netlink socket")?;
+        let mut socket =
+            query::open_with(tuning.answer_buffer).context("cannot open a netlink socket")?;
         let territory = Territory { table: config.table, protocol: config.protocol };
         writer::check_permission(&mut socket, territory).context("cannot change routes")?;
         // Before the first dump, so that no change falls between the two.

@@ -6,27 +6,20 @@
 //! it before it takes room in the receive buffer: a hundred thousand routes of ours would overrun
 //! any buffer); a gap is reported as [`Event::Overrun`], never silent.
 
-use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, Socket, SocketAddr, TokioSocket};
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::RcvBuf;
-use socket2::{SockFilter, SockRef};
+use socket2::SockFilter;
 
+use super::kind;
 use super::objects::KernelObject;
 use super::route::{Address, KernelRoute, Link};
-use super::socket::raise_receive_buffer;
 use super::tunnel::Neighbour;
-use super::wire::{self, Header};
+use crate::netlink::wire::{self, Header};
+use crate::netlink::{Notice, NotificationSocket};
 
 /// Octets that may wait, where the capability allows it.
 pub(super) const RECEIVE_BUFFER: usize = 8 << 20;
-/// Datagrams read at a time, so that nobody else starves.
-const BURST: usize = 256;
-const READ_SIZE: usize = 64 << 10;
 
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NEIGH: u32 = 3;
@@ -84,8 +77,7 @@ pub(super) enum Event {
 
 /// The socket; see the module.
 pub(super) struct Monitor {
-    socket: TokioSocket,
-    read: Vec<u8>,
+    socket: NotificationSocket,
     own_port: u32,
     watched: Vec<u32>,
 }
@@ -95,25 +87,16 @@ impl Monitor {
     /// netlink port `own_port` are not delivered. `receive_buffer`: octets, [`RECEIVE_BUFFER`]
     /// but in tests.
     pub(super) fn open(own_port: u32, receive_buffer: usize) -> io::Result<Self> {
-        let mut tokio_socket = TokioSocket::new(NETLINK_ROUTE)?;
-        let socket = tokio_socket.socket_mut();
-        // Before joining: a busy system fills the default buffer at once.
-        if receive_buffer >= RECEIVE_BUFFER {
-            raise_receive_buffer(socket, receive_buffer);
-        } else {
-            setsockopt(&socket.as_fd(), RcvBuf, &receive_buffer)?;
-        }
-        SockRef::from(&*socket).attach_filter(&filter(own_port, &[]))?;
-        socket.bind(&SocketAddr::new(0, 0))?;
+        let mut socket = NotificationSocket::open(NETLINK_ROUTE, receive_buffer)?;
+        socket.filter(&filter(own_port, &[]))?;
         for group in GROUPS {
-            socket.add_membership(group)?;
+            socket.join(group)?;
         }
-        if let Err(error) = socket.add_membership(RTNLGRP_NEXTHOP) {
+        if let Err(error) = socket.join(RTNLGRP_NEXTHOP) {
             // A kernel without nexthop objects has no such group.
             tracing::debug!(%error, "no notifications of nexthop objects");
         }
-        let read = Vec::with_capacity(READ_SIZE);
-        Ok(Self { socket: tokio_socket, read, own_port, watched: Vec::new() })
+        Ok(Self { socket, own_port, watched: Vec::new() })
     }
 
     /// From now on entries of these interfaces' neighbour tables are reported, and of no others:
@@ -122,8 +105,7 @@ impl Monitor {
         if self.watched == interfaces {
             return;
         }
-        let filter = filter(self.own_port, &interfaces);
-        match SockRef::from(self.socket.socket_ref()).attach_filter(&filter) {
+        match self.socket.filter(&filter(self.own_port, &interfaces)) {
             Ok(()) => self.watched = interfaces,
             Err(error) => tracing::warn!(%error, "neighbour tables cannot be watched"),
         }
@@ -131,82 +113,55 @@ impl Monitor {
 
     /// Waits for notifications, then returns what is there, at most a burst of it.
     pub(super) async fn next(&mut self) -> Vec<Event> {
-        loop {
-            let mut events = Vec::new();
-            self.read.clear();
-            let received = poll_fn(|context| self.socket.poll_recv(context, &mut self.read)).await;
-            take(received, &self.read, &mut events);
-            read_burst(self.socket.socket_ref(), &mut self.read, &mut events);
-            if !events.is_empty() {
-                return events;
-            }
+        let mut events = Vec::new();
+        while events.is_empty() {
+            self.socket.wait(|notice| take(notice, &mut events)).await;
         }
+        events
     }
 
     /// What is there now, at most a burst of it.
     pub(super) fn poll(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        read_burst(self.socket.socket_ref(), &mut self.read, &mut events);
+        self.socket.poll(|notice| take(notice, &mut events));
         events
     }
 }
 
-/// Reads what is there, up to a burst.
-fn read_burst(socket: &Socket, read: &mut Vec<u8>, events: &mut Vec<Event>) {
-    for _ in 0..BURST {
-        read.clear();
-        let received = socket.recv(read, 0).map(|_| ());
-        if !take(received, read, events) {
-            return;
-        }
-    }
-}
-
-/// Takes one datagram; `false` when there is none for now.
-fn take(received: io::Result<()>, read: &[u8], events: &mut Vec<Event>) -> bool {
-    match received {
-        Ok(()) => {
-            for (header, payload) in wire::messages(read) {
-                events.extend(event(header, payload));
-            }
-            true
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
-        Err(error) => {
-            // ENOBUFS is the overrun; whatever else it may be, something was missed.
+fn take(notice: Notice<'_>, events: &mut Vec<Event>) {
+    match notice {
+        Notice::Message(header, payload) => events.extend(event(header, payload)),
+        Notice::Lost(error) => {
             if error.raw_os_error() != Some(libc::ENOBUFS) {
                 tracing::warn!(%error, "kernel notifications interrupted");
             }
             if events.last() != Some(&Event::Overrun) {
                 events.push(Event::Overrun);
             }
-            true
         }
     }
 }
 
 fn event(header: Header, payload: &[u8]) -> Option<Event> {
-    const NLM_F_REPLACE: u16 = wire::NLM_F_REPLACE;
     Some(match header.kind {
-        wire::RTM_NEWLINK => Event::Link(Link::parse(payload)?),
-        wire::RTM_DELLINK => Event::LinkGone(Link::parse(payload)?.index),
-        wire::RTM_NEWADDR => Event::Address(Address::parse(payload)?),
-        wire::RTM_DELADDR => Event::AddressGone(Address::parse(payload)?),
-        wire::RTM_NEWROUTE => Event::Route {
+        kind::RTM_NEWLINK => Event::Link(Link::parse(payload)?),
+        kind::RTM_DELLINK => Event::LinkGone(Link::parse(payload)?.index),
+        kind::RTM_NEWADDR => Event::Address(Address::parse(payload)?),
+        kind::RTM_DELADDR => Event::AddressGone(Address::parse(payload)?),
+        kind::RTM_NEWROUTE => Event::Route {
             route: KernelRoute::parse(payload)?,
-            replaces: header.flags & NLM_F_REPLACE != 0,
+            replaces: header.flags & wire::NLM_F_REPLACE != 0,
             port: header.port,
         },
-        wire::RTM_DELROUTE => {
+        kind::RTM_DELROUTE => {
             Event::RouteGone { route: KernelRoute::parse(payload)?, port: header.port }
         }
-        wire::RTM_NEWNEXTHOP | wire::RTM_DELNEXTHOP => {
+        kind::RTM_NEWNEXTHOP | kind::RTM_DELNEXTHOP => {
             Event::Object { id: KernelObject::parse(payload)?.id, port: header.port }
         }
-        wire::RTM_NEWNEIGH => Event::Neighbour(Neighbour::parse(payload)?),
-        wire::RTM_DELNEIGH => Event::NeighbourGone(Neighbour::parse(payload)?),
-        wire::RTM_NEWNETCONF => Event::Settings,
+        kind::RTM_NEWNEIGH => Event::Neighbour(Neighbour::parse(payload)?),
+        kind::RTM_DELNEIGH => Event::NeighbourGone(Neighbour::parse(payload)?),
+        kind::RTM_NEWNETCONF => Event::Settings,
         _ => return None,
     })
 }
@@ -228,12 +183,12 @@ fn filter(port: u32, interfaces: &[u32]) -> Vec<SockFilter> {
     let drop = || SockFilter::new(RETURN, 0, 0, 0);
     let mut program = vec![
         SockFilter::new(LOAD_HALF, 0, 0, KIND),
-        SockFilter::new(JUMP_EQUAL, 9, 0, kind(wire::RTM_NEWNEIGH)),
-        SockFilter::new(JUMP_EQUAL, 8, 0, kind(wire::RTM_DELNEIGH)),
-        SockFilter::new(JUMP_EQUAL, 3, 0, kind(wire::RTM_NEWROUTE)),
-        SockFilter::new(JUMP_EQUAL, 2, 0, kind(wire::RTM_DELROUTE)),
-        SockFilter::new(JUMP_EQUAL, 1, 0, kind(wire::RTM_NEWNEXTHOP)),
-        SockFilter::new(JUMP_EQUAL, 0, 2, kind(wire::RTM_DELNEXTHOP)),
+        SockFilter::new(JUMP_EQUAL, 9, 0, kind(kind::RTM_NEWNEIGH)),
+        SockFilter::new(JUMP_EQUAL, 8, 0, kind(kind::RTM_DELNEIGH)),
+        SockFilter::new(JUMP_EQUAL, 3, 0, kind(kind::RTM_NEWROUTE)),
+        SockFilter::new(JUMP_EQUAL, 2, 0, kind(kind::RTM_DELROUTE)),
+        SockFilter::new(JUMP_EQUAL, 1, 0, kind(kind::RTM_NEWNEXTHOP)),
+        SockFilter::new(JUMP_EQUAL, 0, 2, kind(kind::RTM_DELNEXTHOP)),
         SockFilter::new(LOAD_WORD, 0, 0, PORT),
         SockFilter::new(JUMP_EQUAL, 1, 0, word(port)),
         accept(),

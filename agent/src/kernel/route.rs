@@ -12,8 +12,9 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smallvec::SmallVec;
 
+use super::kind;
 use super::tunnel::{self, Mac};
-use super::wire::{self, MessageWriter};
+use crate::netlink::wire::{self, MessageWriter};
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
@@ -278,7 +279,7 @@ pub(super) fn write_put(
         _ => 0,
     };
     let flags = flags | wire::NLM_F_REQUEST | wire::NLM_F_CREATE;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_NEWROUTE, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_NEWROUTE, flags, sequence);
     write_fixed(&mut writer, key, protocol, scope, kind, route_flags);
     if let Some(source) = target.source() {
         writer.attribute_address(RTA_PREFSRC, source);
@@ -316,7 +317,7 @@ fn write_put_group(
     id: u32,
 ) {
     let flags = flags | wire::NLM_F_REQUEST | wire::NLM_F_CREATE;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_NEWROUTE, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_NEWROUTE, flags, sequence);
     write_fixed(&mut writer, key, protocol, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0);
     writer.attribute_u32(RTA_NH_ID, id);
     writer.finish();
@@ -331,7 +332,7 @@ pub(super) fn write_delete(
     protocol: u8,
 ) {
     let flags = flags | wire::NLM_F_REQUEST;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_DELROUTE, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_DELROUTE, flags, sequence);
     write_fixed(&mut writer, key, protocol, RT_SCOPE_NOWHERE, 0, 0);
     writer.finish();
 }
@@ -386,7 +387,7 @@ pub(super) fn write_route_dump(
     filter: RouteFilter,
 ) {
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETROUTE, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETROUTE, flags, sequence);
     writer.octets(&[family as u8, 0, 0, 0, 0, filter.protocol.unwrap_or(0), 0, 0, 0, 0, 0, 0]);
     writer.attribute_u32(RTA_TABLE, filter.table);
     writer.finish();
@@ -399,7 +400,7 @@ pub(super) fn write_route_get(buffer: &mut Vec<u8>, sequence: u32, address: IpAd
         IpAddr::V6(_) => (libc::AF_INET6, 128),
     };
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_ACK;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETROUTE, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETROUTE, flags, sequence);
     writer.octets(&[family as u8, length, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     writer.attribute_address(RTA_DST, address);
     writer.finish();
@@ -510,7 +511,7 @@ impl Address {
 /// Appends a request to list all interfaces.
 pub(super) fn write_link_dump(buffer: &mut Vec<u8>, sequence: u32) {
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETLINK, flags, sequence);
     writer.octets(&[0; 16]);
     writer.finish();
 }
@@ -518,7 +519,7 @@ pub(super) fn write_link_dump(buffer: &mut Vec<u8>, sequence: u32) {
 /// Appends a request to list all addresses.
 pub(super) fn write_address_dump(buffer: &mut Vec<u8>, sequence: u32) {
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETADDR, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETADDR, flags, sequence);
     writer.octets(&[0; 8]);
     writer.finish();
 }
@@ -554,7 +555,7 @@ mod tests {
         let form = Form::Plain(Arc::new(target.clone()));
         write_put(&mut buffer, (wire::NLM_F_EXCL, 3), &key, 179, &form);
         let (header, payload) = wire::messages(&buffer).next().unwrap();
-        assert_eq!((header.kind, header.sequence), (wire::RTM_NEWROUTE, 3));
+        assert_eq!((header.kind, header.sequence), (kind::RTM_NEWROUTE, 3));
         let route = KernelRoute::parse(payload).unwrap();
         assert_eq!((route.key, route.protocol), (key, 179));
         assert_eq!(route.target(), target);

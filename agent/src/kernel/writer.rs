@@ -10,12 +10,13 @@
 use tokio::sync::mpsc;
 
 use super::objects::{self, KernelObject, ObjectAction, ObjectWrite};
+use super::query;
 use super::route::{
     Address, Form, KernelRoute, Link, MAIN_TABLE, RouteFilter, RouteKey, write_delete, write_put,
 };
-use super::socket::{BatchOutcome, RequestError, RequestSocket};
 use super::tunnel::{self, Neighbour, Operation, Results};
-use super::wire::{self, KernelError};
+use crate::netlink::wire::{self, KernelError};
+use crate::netlink::{BatchOutcome, RequestError, RequestSocket};
 
 /// Messages in one `send`. More gains nothing, and a thousand failures at once overrun a receive
 /// buffer of the default size.
@@ -114,7 +115,7 @@ pub(super) fn run(
         let result = match job {
             Job::Write(writes) => JobDone::Written(write(&mut socket, writes)),
             Job::Objects(writes) => JobDone::Objects(write_objects(&mut socket, writes)),
-            Job::ListObjects => JobDone::ObjectList(socket.objects()),
+            Job::ListObjects => JobDone::ObjectList(query::objects(&mut socket)),
             Job::Tunnel(operations) => JobDone::Tunnel(tunnel::perform(&mut socket, operations)),
             Job::DumpOwn(territories) => JobDone::OwnRoutes(dump_own(&mut socket, &territories)),
             Job::DumpAll(territories) => {
@@ -224,7 +225,7 @@ fn dump_own(
     let mut routes = Vec::new();
     for territory in territories {
         let filter = RouteFilter { table: territory.table, protocol: Some(territory.protocol) };
-        routes.append(&mut socket.routes(filter)?);
+        routes.append(&mut query::routes(socket, filter)?);
     }
     Ok(routes)
 }
@@ -241,12 +242,12 @@ pub(super) fn dump_all(
         }
     }
     // Objects first: a route then never refers to one that is younger than the list.
-    let objects = socket.objects()?;
-    let links = socket.links()?;
-    let addresses = socket.addresses()?;
+    let objects = query::objects(socket)?;
+    let links = query::links(socket)?;
+    let addresses = query::addresses(socket)?;
     let mut routes = Vec::new();
     for table in tables {
-        routes.append(&mut socket.routes(RouteFilter { table, protocol: None })?);
+        routes.append(&mut query::routes(socket, RouteFilter { table, protocol: None })?);
     }
     let neighbours = tunnel::neighbours(socket, &links)?;
     Ok(Snapshot { links, addresses, routes, objects, neighbours })

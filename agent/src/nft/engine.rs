@@ -13,10 +13,11 @@ use super::FirewallStatus;
 use super::forward::ForeignChain;
 use super::monitor::ChainName;
 use super::ruleset::{self, FirewallConfig, ForwardAccept, Part};
-use super::socket::{Error, NftSocket};
+use super::socket::{NftSocket, is_missing};
 use super::table::{self, Message};
 use super::wire;
-use crate::kernel::wire::NLM_F_REQUEST;
+use crate::netlink::RequestError;
+use crate::netlink::wire::{NLM_F_APPEND, NLM_F_REQUEST};
 
 /// See the module.
 pub(super) struct Engine {
@@ -104,7 +105,7 @@ impl Engine {
             None => match socket.has_table() {
                 Ok(false) => Ok(()),
                 Ok(true) => socket.transaction(&table::replace(None)),
-                Err(error) if error.is_missing() && parts.is_empty() => Ok(()),
+                Err(error) if is_missing(&error) && parts.is_empty() => Ok(()),
                 Err(error) => Err(error),
             },
         };
@@ -119,7 +120,7 @@ impl Engine {
                     match put(&parts) {
                         Ok(()) => self.parts = parts,
                         Err(error) => {
-                            self.passing |= !error.is_missing();
+                            self.passing |= !is_missing(&error);
                             self.unavailable.insert(part, words(part, &error));
                         }
                     }
@@ -174,7 +175,7 @@ impl Engine {
             Err(error) => {
                 self.chains.clear();
                 // Without nf_tables there are no such chains.
-                self.forward_problems = if error.is_missing() {
+                self.forward_problems = if is_missing(&error) {
                     Vec::new()
                 } else {
                     vec![format!(
@@ -203,7 +204,7 @@ impl Engine {
                 }
                 Ok(Kept::Refused) => problems.push(chain.problem(&self.config, None)),
                 // It is gone by now; a notification says so.
-                Err(Error::Kernel(error)) if error.errno == libc::ENOENT => {}
+                Err(RequestError::Kernel(error)) if error.errno == libc::ENOENT => {}
                 Err(error) => {
                     problems.push(chain.problem(&self.config, Some(&error.to_string())));
                 }
@@ -301,7 +302,7 @@ fn sync_chain(
     socket: &mut NftSocket,
     chain: &ForeignChain,
     config: &FirewallConfig,
-) -> Result<Kept, Error> {
+) -> Result<Kept, RequestError> {
     let place = chain.place();
     let rules = socket.rules(place)?;
     let plan = chain.plan(&rules, config);
@@ -312,13 +313,13 @@ fn sync_chain(
             wire::message(out, (kind, flags | NLM_F_REQUEST, sequence), place.family, |out| {
                 wire::text(out, wire::NFTA_TABLE, place.table);
                 wire::text(out, wire::NFTA_RULE_CHAIN, place.chain);
-                wire::octets(out, wire::NFTA_RULE_HANDLE, &handle.to_be_bytes());
+                out.attribute(wire::NFTA_RULE_HANDLE, &handle.to_be_bytes());
             });
         }));
     }
     for rule in &plan.add {
         batch.push(Box::new(move |out, sequence, flags| {
-            let last = if plan.before.is_none() { wire::NLM_F_APPEND } else { 0 };
+            let last = if plan.before.is_none() { NLM_F_APPEND } else { 0 };
             rule.write(out, sequence, flags | last, place, plan.before);
         }));
     }
@@ -335,12 +336,12 @@ fn no_socket(error: &io::Error) -> String {
 }
 
 /// Why a part is not there.
-fn words(part: Part, error: &Error) -> String {
+fn words(part: Part, error: &RequestError) -> String {
     let modules = match part {
         Part::Guard | Part::Services => "nf_tables with its family inet",
         Part::Nat => "nf_tables with nft_chain_nat and nft_masq",
     };
-    if error.is_missing() {
+    if is_missing(error) {
         format!("the kernel refuses it ({error}): it takes {modules}")
     } else {
         error.to_string()

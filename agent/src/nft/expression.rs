@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::wire::{self, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_LIST_ELEM, NFTA_VERDICT_CODE};
+use crate::netlink::wire::MessageWriter;
 
 /// Families of packets.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -109,7 +110,7 @@ const RANDOM_FULLY: u32 = 1 << 4;
 
 impl Expression {
     /// Appends it to the list of a rule.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, out: &mut MessageWriter<'_>) {
         match self {
             Self::Family(version) => {
                 let family = match version {
@@ -153,8 +154,8 @@ impl Expression {
                 lookup(out, set, WORDS, true);
             }
             Self::Counter => expression(out, "counter", |out| {
-                wire::octets(out, 1, &0u64.to_be_bytes());
-                wire::octets(out, 2, &0u64.to_be_bytes());
+                out.attribute(1, &0u64.to_be_bytes());
+                out.attribute(2, &0u64.to_be_bytes());
             }),
             Self::Drop => verdict(out, 0),
             Self::Accept => verdict(out, 1),
@@ -218,21 +219,21 @@ fn address_at(version: Version, side: Side) -> (u32, u32) {
     }
 }
 
-fn expression(out: &mut Vec<u8>, name: &str, data: impl FnOnce(&mut Vec<u8>)) {
-    wire::nested(out, NFTA_LIST_ELEM, |out| {
+fn expression(out: &mut MessageWriter<'_>, name: &str, data: impl FnOnce(&mut MessageWriter<'_>)) {
+    out.nested(NFTA_LIST_ELEM, |out| {
         wire::text(out, 1, name);
-        wire::nested(out, 2, data);
+        out.nested(2, data);
     });
 }
 
-fn meta(out: &mut Vec<u8>, key: u32, register: u32) {
+fn meta(out: &mut MessageWriter<'_>, key: u32, register: u32) {
     expression(out, "meta", |out| {
         wire::number(out, 2, key);
         wire::number(out, 1, register);
     });
 }
 
-fn payload(out: &mut Vec<u8>, base: u32, offset: u32, length: u32, register: u32) {
+fn payload(out: &mut MessageWriter<'_>, base: u32, offset: u32, length: u32, register: u32) {
     expression(out, "payload", |out| {
         wire::number(out, 1, register);
         wire::number(out, 2, base);
@@ -241,25 +242,25 @@ fn payload(out: &mut Vec<u8>, base: u32, offset: u32, length: u32, register: u32
     });
 }
 
-fn compare(out: &mut Vec<u8>, value: &[u8]) {
+fn compare(out: &mut MessageWriter<'_>, value: &[u8]) {
     expression(out, "cmp", |out| {
         wire::number(out, 1, REGISTER);
         wire::number(out, 2, 0);
-        wire::nested(out, 3, |out| wire::octets(out, NFTA_DATA_VALUE, value));
+        out.nested(3, |out| out.attribute(NFTA_DATA_VALUE, value));
     });
 }
 
-fn mask(out: &mut Vec<u8>, mask: &[u8]) {
+fn mask(out: &mut MessageWriter<'_>, mask: &[u8]) {
     expression(out, "bitwise", |out| {
         wire::number(out, 1, REGISTER);
         wire::number(out, 2, REGISTER);
         wire::number(out, 3, u32::try_from(mask.len()).expect("invariant: at most 16 octets"));
-        wire::nested(out, 4, |out| wire::octets(out, NFTA_DATA_VALUE, mask));
-        wire::nested(out, 5, |out| wire::octets(out, NFTA_DATA_VALUE, &vec![0; mask.len()]));
+        out.nested(4, |out| out.attribute(NFTA_DATA_VALUE, mask));
+        out.nested(5, |out| out.attribute(NFTA_DATA_VALUE, &vec![0; mask.len()]));
     });
 }
 
-fn lookup(out: &mut Vec<u8>, set: &str, register: u32, within: bool) {
+fn lookup(out: &mut MessageWriter<'_>, set: &str, register: u32, within: bool) {
     expression(out, "lookup", |out| {
         wire::text(out, 1, set);
         wire::number(out, 2, register);
@@ -269,11 +270,11 @@ fn lookup(out: &mut Vec<u8>, set: &str, register: u32, within: bool) {
     });
 }
 
-fn verdict(out: &mut Vec<u8>, code: i32) {
+fn verdict(out: &mut MessageWriter<'_>, code: i32) {
     expression(out, "immediate", |out| {
         wire::number(out, 1, VERDICT);
-        wire::nested(out, 2, |out| {
-            wire::nested(out, NFTA_DATA_VERDICT, |out| {
+        out.nested(2, |out| {
+            out.nested(NFTA_DATA_VERDICT, |out| {
                 wire::number(out, NFTA_VERDICT_CODE, code.cast_unsigned());
             });
         });

@@ -5,22 +5,18 @@
 //! What always holds: what our own socket has caused does not count; a gap is reported, never silent.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::io;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{AsyncSocket, SocketAddr, TokioSocket};
 
 use super::socket::read_hook;
 use super::table::{HOOK_FORWARD, TABLE};
 use super::wire::{self, NFPROTO_INET};
-use crate::kernel::wire::{Header, attributes, messages};
+use crate::netlink::wire::{Header, attributes};
+use crate::netlink::{Notice, NotificationSocket};
 
 const NFNLGRP_NFTABLES: u32 = 7;
 const RECEIVE_BUFFER: usize = 2 << 20;
-const READ_SIZE: usize = 64 << 10;
-/// Datagrams read at a time, so that nobody else starves.
-const BURST: usize = 256;
 
 /// What others did.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -40,8 +36,7 @@ pub(super) type ChainName = (u8, String, String);
 
 /// The socket; see the module.
 pub(super) struct Monitor {
-    socket: TokioSocket,
-    read: Vec<u8>,
+    socket: NotificationSocket,
     own_port: u32,
     /// What there is to report so far.
     seen: Seen,
@@ -53,12 +48,9 @@ impl Monitor {
     /// Opens it in the network namespace of the calling thread. What the netlink port `own_port` does
     /// is not reported.
     pub(super) fn open(own_port: u32) -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_NETFILTER)?;
-        crate::kernel::raise_receive_buffer(socket.socket_mut(), RECEIVE_BUFFER);
-        socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-        socket.socket_mut().add_membership(NFNLGRP_NFTABLES)?;
-        let read = Vec::with_capacity(READ_SIZE);
-        Ok(Self { socket, read, own_port, seen: Seen::default(), watched: BTreeSet::new() })
+        let mut socket = NotificationSocket::open(NETLINK_NETFILTER, RECEIVE_BUFFER)?;
+        socket.join(NFNLGRP_NFTABLES)?;
+        Ok(Self { socket, own_port, seen: Seen::default(), watched: BTreeSet::new() })
     }
 
     /// Waits until others did something that matters. Nothing is lost if it is dropped meanwhile.
@@ -83,36 +75,16 @@ impl Monitor {
 
     /// Waits for notifications and reads a burst of them.
     async fn gather(&mut self) {
-        self.read.clear();
-        let received = poll_fn(|context| self.socket.poll_recv(context, &mut self.read)).await;
-        let mut more = self.take(received);
-        for _ in 0..BURST {
-            if !more {
-                return;
-            }
-            self.read.clear();
-            let received = self.socket.socket_ref().recv(&mut self.read, 0).map(|_| ());
-            more = self.take(received);
-        }
-    }
-
-    /// Takes one datagram; `false` when there is none for now.
-    fn take(&mut self, received: io::Result<()>) -> bool {
-        match received {
-            Ok(()) => {
-                for (header, payload) in messages(&self.read) {
-                    if header.port != self.own_port {
-                        self.seen.notice(header, payload, &self.watched);
-                    }
+        let Self { socket, own_port, seen, watched } = self;
+        let take = |notice: Notice<'_>| match notice {
+            Notice::Message(header, payload) => {
+                if header.port != *own_port {
+                    seen.notice(header, payload, watched);
                 }
-                true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) => {
-                self.seen.overrun |= error.kind() != io::ErrorKind::Interrupted;
-                true
-            }
-        }
+            Notice::Lost(_) => seen.overrun = true,
+        };
+        socket.wait(take).await;
     }
 }
 

@@ -6,131 +6,79 @@
 //! numbers.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::{ReceiveTimeout, SndBufForce};
-use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::forward::{ForeignChain, ForeignRule};
 use super::table::{Message, Place, TABLE, read_comment};
 use super::wire;
-use crate::kernel::wire::{
-    KernelError, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    acknowledgement, attributes, messages,
+use crate::netlink::wire::{
+    MessageWriter, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_ERROR, acknowledgement, attributes,
 };
+use crate::netlink::{RequestError, RequestSocket};
 
 /// Octets that may wait to be sent: a batch goes in one piece.
 const SEND_BUFFER: usize = 8 << 20;
 /// A table is replaced in milliseconds; the kernel may have to load modules first.
 const TIMEOUT: Duration = Duration::from_secs(10);
-const READ_SIZE: usize = 64 << 10;
-/// How often a dump that changed under way is begun again.
-const DUMP_ATTEMPTS: usize = 4;
-
-/// Why something was not done.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    #[error("netlink: {0}")]
-    Socket(#[from] io::Error),
-}
-
-impl Error {
-    /// The kernel cannot do it at all: a part of nf_tables is missing.
-    pub(super) fn is_missing(&self) -> bool {
-        const MISSING: [i32; 6] = [
-            libc::EPROTONOSUPPORT,
-            libc::EAFNOSUPPORT,
-            libc::EOPNOTSUPP,
-            libc::ENOENT,
-            libc::ENOSYS,
-            libc::EINVAL,
-        ];
-        match self {
-            Self::Kernel(error) => MISSING.contains(&error.errno),
-            Self::Socket(error) => error.raw_os_error().is_some_and(|code| MISSING.contains(&code)),
-        }
-    }
-}
 
 /// The socket; see the module.
 pub(super) struct NftSocket {
-    socket: Socket,
-    port: u32,
-    sequence: u32,
-    out: Vec<u8>,
-    read: Vec<u8>,
+    requests: RequestSocket,
 }
 
 impl NftSocket {
     /// Opens it in the network namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        let port = socket.bind_auto()?.port_number();
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket.set_ext_ack(true)?;
-        // Without the capability nothing will be permitted anyway.
-        let _ = setsockopt(&socket.as_fd(), SndBufForce, &SEND_BUFFER);
-        let timeout = TimeVal::milliseconds(i64::try_from(TIMEOUT.as_millis()).unwrap_or(5000));
-        setsockopt(&socket.as_fd(), ReceiveTimeout, &timeout)?;
-        Ok(Self { socket, port, sequence: 0, out: Vec::new(), read: Vec::with_capacity(READ_SIZE) })
+        let requests = RequestSocket::open(NETLINK_NETFILTER, TIMEOUT)?;
+        requests.set_send_buffer(SEND_BUFFER);
+        Ok(Self { requests })
     }
 
     /// The netlink port that notifications caused by this socket carry.
     pub(super) fn port(&self) -> u32 {
-        self.port
+        self.requests.port()
     }
 
     /// Does all of a batch.
-    pub(super) fn transaction(&mut self, batch: &[Message<'_>]) -> Result<(), Error> {
-        let Some(last) = batch.len().checked_sub(1) else { return Ok(()) };
-        self.out.clear();
-        self.sequence = self.sequence.wrapping_add(1);
-        let begin = self.sequence;
-        wire::batch_mark(&mut self.out, true, begin);
-        for (index, message) in batch.iter().enumerate() {
-            self.sequence = self.sequence.wrapping_add(1);
-            message(&mut self.out, self.sequence, if index == last { NLM_F_ACK } else { 0 });
+    pub(super) fn transaction(&mut self, batch: &[Message<'_>]) -> Result<(), RequestError> {
+        let count = batch.len();
+        if count == 0 {
+            return Ok(());
         }
-        let end = self.sequence;
-        self.sequence = self.sequence.wrapping_add(1);
-        wire::batch_mark(&mut self.out, false, self.sequence);
-        self.socket.send(&self.out, 0)?;
-        let mut failure = None;
-        loop {
-            self.receive()?;
-            for (header, payload) in messages(&self.read) {
-                let index = header.sequence.wrapping_sub(begin);
-                if header.kind != NLMSG_ERROR || index as usize > batch.len() {
-                    continue;
-                }
-                // The first refusal is the cause of those behind it.
-                failure = failure.or_else(|| acknowledgement(header, payload));
-                let whole = header.sequence == begin && failure.is_some();
-                if header.sequence == end || whole {
-                    return failure.map_or(Ok(()), |error| Err(error.into()));
-                }
+        // The messages have the indexes 1 to `count`, between the two marks.
+        self.requests.send(count + 2, |index, out, sequence| {
+            if index == 0 || index > count {
+                return wire::batch_mark(out, index == 0, sequence);
             }
-        }
+            batch[index - 1](out, sequence, if index == count { NLM_F_ACK } else { 0 });
+        })?;
+        let mut failure = None;
+        self.requests.answers(|index, header, payload| {
+            if header.kind != NLMSG_ERROR || index > count {
+                return None;
+            }
+            // The first refusal is the cause of those behind it.
+            failure = failure.take().or_else(|| acknowledgement(header, payload));
+            let whole = index == 0 && failure.is_some();
+            (index == count || whole).then_some(())
+        })?;
+        failure.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Every base chain at a forward hook that is not ours, in all families.
-    pub(super) fn forward_chains(&mut self) -> Result<Vec<ForeignChain>, Error> {
-        let kind = wire::kind(wire::NFT_MSG_GETCHAIN);
-        let chains = self.dump(kind, wire::NFPROTO_UNSPEC, |_| {}, ForeignChain::parse)?;
+    pub(super) fn forward_chains(&mut self) -> Result<Vec<ForeignChain>, RequestError> {
+        let messages = (wire::NFT_MSG_GETCHAIN, wire::NFT_MSG_NEWCHAIN);
+        let chains = self.dump(messages, wire::NFPROTO_UNSPEC, |_| {}, ForeignChain::parse)?;
         Ok(chains.into_iter().filter(ForeignChain::is_foreign).collect())
     }
 
     /// The rules of a chain, in order.
-    pub(super) fn rules(&mut self, place: Place<'_>) -> Result<Vec<ForeignRule>, Error> {
-        let kind = wire::kind(wire::NFT_MSG_GETRULE);
+    pub(super) fn rules(&mut self, place: Place<'_>) -> Result<Vec<ForeignRule>, RequestError> {
+        let messages = (wire::NFT_MSG_GETRULE, wire::NFT_MSG_NEWRULE);
         self.dump(
-            kind,
+            messages,
             place.family,
             |out| {
                 wire::text(out, wire::NFTA_TABLE, place.table);
@@ -146,10 +94,10 @@ impl NftSocket {
 
     /// Handles of our table's rules, in order: others cannot change one and keep its handle.
     /// Empty: the table is not there.
-    pub(super) fn fingerprint(&mut self) -> Result<Vec<u64>, Error> {
-        let kind = wire::kind(wire::NFT_MSG_GETRULE);
+    pub(super) fn fingerprint(&mut self) -> Result<Vec<u64>, RequestError> {
+        let messages = (wire::NFT_MSG_GETRULE, wire::NFT_MSG_NEWRULE);
         self.dump(
-            kind,
+            messages,
             wire::NFPROTO_INET,
             |out| wire::text(out, wire::NFTA_TABLE, TABLE),
             |family, payload| {
@@ -160,10 +108,10 @@ impl NftSocket {
     }
 
     /// Whether our table is there, whoever made it.
-    pub(super) fn has_table(&mut self) -> Result<bool, Error> {
-        let kind = wire::kind(wire::NFT_MSG_GETTABLE);
+    pub(super) fn has_table(&mut self) -> Result<bool, RequestError> {
+        let messages = (wire::NFT_MSG_GETTABLE, wire::NFT_MSG_NEWTABLE);
         let names = self.dump(
-            kind,
+            messages,
             wire::NFPROTO_INET,
             |_| {},
             |_, payload| {
@@ -174,71 +122,47 @@ impl NftSocket {
         Ok(names.contains(&true))
     }
 
+    /// Lists what answers with this message.
     fn dump<T>(
         &mut self,
-        kind: u16,
+        (question, answer): (u8, u8),
         family: u8,
-        attributes: impl Fn(&mut Vec<u8>),
+        attributes: impl Fn(&mut MessageWriter<'_>),
         parse: impl Fn(u8, &[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            match self.dump_once(kind, family, &attributes, &parse) {
-                Ok((_, true)) if attempt < DUMP_ATTEMPTS => {}
-                Ok((found, _)) => return Ok(found),
-                // No such table or chain any more.
-                Err(Error::Kernel(error)) if error.errno == libc::ENOENT => return Ok(Vec::new()),
-                Err(error) => return Err(error),
-            }
+    ) -> Result<Vec<T>, RequestError> {
+        let found = self.requests.dump(
+            wire::kind(answer),
+            |out, sequence| {
+                let header = (wire::kind(question), NLM_F_REQUEST | NLM_F_DUMP, sequence);
+                wire::message(out, header, family, &attributes);
+            },
+            |payload| {
+                let (header, rest) = payload.split_at_checked(4)?;
+                parse(header[0], rest)
+            },
+        );
+        match found {
+            // No such table or chain any more.
+            Err(RequestError::Kernel(error)) if error.errno == libc::ENOENT => Ok(Vec::new()),
+            found => found,
         }
     }
+}
 
-    fn dump_once<T>(
-        &mut self,
-        kind: u16,
-        family: u8,
-        attributes: impl Fn(&mut Vec<u8>),
-        parse: impl Fn(u8, &[u8]) -> Option<T>,
-    ) -> Result<(Vec<T>, bool), Error> {
-        self.out.clear();
-        self.sequence = self.sequence.wrapping_add(1);
-        let header = (kind, NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
-        wire::message(&mut self.out, header, family, attributes);
-        self.socket.send(&self.out, 0)?;
-        let (mut found, mut interrupted) = (Vec::new(), false);
-        loop {
-            self.receive()?;
-            for (header, payload) in messages(&self.read) {
-                if header.sequence != self.sequence {
-                    continue;
-                }
-                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
-                match header.kind {
-                    NLMSG_DONE | NLMSG_ERROR => {
-                        return match acknowledgement(header, payload) {
-                            Some(error) => Err(error.into()),
-                            None => Ok((found, interrupted)),
-                        };
-                    }
-                    _ => {
-                        if let Some((header, rest)) = payload.split_at_checked(4) {
-                            found.extend(parse(header[0], rest));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn receive(&mut self) -> io::Result<()> {
-        self.read.clear();
-        loop {
-            match self.socket.recv(&mut self.read, 0) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(()),
-            }
+/// The kernel cannot do it at all: a part of nf_tables is missing.
+pub(super) fn is_missing(error: &RequestError) -> bool {
+    const MISSING: [i32; 6] = [
+        libc::EPROTONOSUPPORT,
+        libc::EAFNOSUPPORT,
+        libc::EOPNOTSUPP,
+        libc::ENOENT,
+        libc::ENOSYS,
+        libc::EINVAL,
+    ];
+    match error {
+        RequestError::Kernel(error) => MISSING.contains(&error.errno),
+        RequestError::Socket(error) => {
+            error.raw_os_error().is_some_and(|code| MISSING.contains(&code))
         }
     }
 }

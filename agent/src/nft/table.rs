@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::expression::{Expression, Version, address_octets};
 use super::wire::{self, NFPROTO_INET};
-use crate::kernel::wire::{NLM_F_CREATE, NLM_F_REQUEST};
+use crate::netlink::wire::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 /// Name of our table; family inet.
 pub const TABLE: &str = "routelet";
@@ -94,7 +94,7 @@ pub(super) fn replace(table: Option<&Table>) -> Vec<Message<'_>> {
         for rule in &chain.rules {
             batch.push(Box::new(move |out, sequence, flags| {
                 let place = Place { family: NFPROTO_INET, table: TABLE, chain: chain.name };
-                rule.write(out, sequence, flags | wire::NLM_F_APPEND, place, None);
+                rule.write(out, sequence, flags | NLM_F_APPEND, place, None);
             }));
         }
     }
@@ -125,13 +125,13 @@ impl Rule {
         wire::message(out, (kind, flags, sequence), place.family, |out| {
             wire::text(out, wire::NFTA_TABLE, place.table);
             wire::text(out, wire::NFTA_RULE_CHAIN, place.chain);
-            wire::nested(out, wire::NFTA_RULE_EXPRESSIONS, |out| {
+            out.nested(wire::NFTA_RULE_EXPRESSIONS, |out| {
                 self.expressions.iter().for_each(|expression| expression.write(out));
             });
             if let Some(before) = before {
-                wire::octets(out, wire::NFTA_RULE_POSITION, &before.to_be_bytes());
+                out.attribute(wire::NFTA_RULE_POSITION, &before.to_be_bytes());
             }
-            wire::octets(out, wire::NFTA_RULE_USERDATA, &comment(&self.comment));
+            out.attribute(wire::NFTA_RULE_USERDATA, &comment(&self.comment));
         });
     }
 }
@@ -255,14 +255,14 @@ fn new_elements(
     wire::message(out, (kind, flags, sequence), NFPROTO_INET, |out| {
         wire::text(out, wire::NFTA_TABLE, TABLE);
         wire::text(out, wire::NFTA_SET_NAME, set);
-        wire::nested(out, wire::NFTA_SET_ELEM_LIST_ELEMENTS, |out| {
+        out.nested(wire::NFTA_SET_ELEM_LIST_ELEMENTS, |out| {
             for (key, flags) in elements {
-                wire::nested(out, wire::NFTA_LIST_ELEM, |out| {
+                out.nested(wire::NFTA_LIST_ELEM, |out| {
                     if *flags != 0 {
                         wire::number(out, wire::NFTA_SET_ELEM_FLAGS, *flags);
                     }
-                    wire::nested(out, wire::NFTA_SET_ELEM_KEY, |out| {
-                        wire::octets(out, wire::NFTA_DATA_VALUE, key);
+                    out.nested(wire::NFTA_SET_ELEM_KEY, |out| {
+                        out.attribute(wire::NFTA_DATA_VALUE, key);
                     });
                 });
             }
@@ -276,7 +276,7 @@ fn new_chain(out: &mut Vec<u8>, sequence: u32, flags: u16, chain: &Chain) {
     wire::message(out, (kind, flags, sequence), NFPROTO_INET, |out| {
         wire::text(out, wire::NFTA_TABLE, TABLE);
         wire::text(out, wire::NFTA_CHAIN_NAME, chain.name);
-        wire::nested(out, wire::NFTA_CHAIN_HOOK, |out| {
+        out.nested(wire::NFTA_CHAIN_HOOK, |out| {
             wire::number(out, wire::NFTA_HOOK_HOOKNUM, chain.hook);
             wire::number(out, wire::NFTA_HOOK_PRIORITY, chain.priority.cast_unsigned());
         });

@@ -1,11 +1,13 @@
-//! Octets of nf_tables over netlink: messages, nested attributes, a batch.
+//! Octets of nf_tables: what its messages have beyond those of netlink in [`crate::netlink::wire`].
 //!
 //! In flow: values. Out flow: messages appended to a buffer. Numbers in nf_tables attributes are in
-//! network order, headers in host order. Reading goes through [`crate::kernel::wire`].
+//! network order, headers in host order.
 //!
 //! What always holds: a batch begins and ends with its own messages, so that the kernel does all of
 //! it or nothing. No published crate is used: those that are free enough lack masquerading, counters
 //! and the owner's words of a rule, or need a C library or the `nft` program.
+
+use crate::netlink::wire::{MessageWriter, NLM_F_REQUEST};
 
 pub(super) const NFT_MSG_NEWTABLE: u8 = 0;
 pub(super) const NFT_MSG_GETTABLE: u8 = 1;
@@ -53,12 +55,9 @@ pub(super) const NFTA_DATA_VERDICT: u16 = 2;
 pub(super) const NFTA_VERDICT_CODE: u16 = 1;
 pub(super) const NFTA_GEN_PROC_NAME: u16 = 3;
 
-pub(super) const NLM_F_APPEND: u16 = 0x800;
-
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
-const NESTED: u16 = 0x8000;
 
 /// The netlink type of a message of ours.
 pub(super) const fn kind(message: u8) -> u16 {
@@ -76,56 +75,30 @@ pub(super) fn message(
     out: &mut Vec<u8>,
     (kind, flags, sequence): (u16, u16, u32),
     family: u8,
-    attributes: impl FnOnce(&mut Vec<u8>),
+    attributes: impl FnOnce(&mut MessageWriter<'_>),
 ) {
     let subsystem = if kind < 0x100 { SUBSYSTEM } else { 0 };
-    let start = out.len();
-    out.extend_from_slice(&0u32.to_ne_bytes());
-    out.extend_from_slice(&kind.to_ne_bytes());
-    out.extend_from_slice(&flags.to_ne_bytes());
-    out.extend_from_slice(&sequence.to_ne_bytes());
-    out.extend_from_slice(&0u32.to_ne_bytes());
-    out.extend_from_slice(&[family, 0]);
-    out.extend_from_slice(&subsystem.to_be_bytes());
-    attributes(out);
-    let length = u32::try_from(out.len() - start).expect("invariant: messages are short");
-    out[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+    let mut writer = MessageWriter::new(out, kind, flags, sequence);
+    writer.octets(&[family, 0]);
+    writer.octets(&subsystem.to_be_bytes());
+    attributes(&mut writer);
+    writer.finish();
 }
 
 /// Appends what begins (`true`) or ends a batch.
 pub(super) fn batch_mark(out: &mut Vec<u8>, begins: bool, sequence: u32) {
     let kind = if begins { BATCH_BEGIN } else { BATCH_END };
-    message(out, (kind, crate::kernel::wire::NLM_F_REQUEST, sequence), NFPROTO_UNSPEC, |_| {});
-}
-
-/// Appends an attribute with these octets.
-pub(super) fn octets(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(value.len() + 4).expect("invariant: attributes are short");
-    out.extend_from_slice(&length.to_ne_bytes());
-    out.extend_from_slice(&kind.to_ne_bytes());
-    out.extend_from_slice(value);
-    // Every message begins aligned.
-    out.resize(crate::kernel::wire::align(out.len()), 0);
+    message(out, (kind, NLM_F_REQUEST, sequence), NFPROTO_UNSPEC, |_| {});
 }
 
 /// Appends a text.
-pub(super) fn text(out: &mut Vec<u8>, kind: u16, value: &str) {
-    octets(out, kind, &[value.as_bytes(), &[0]].concat());
+pub(super) fn text(out: &mut MessageWriter<'_>, kind: u16, value: &str) {
+    out.attribute(kind, &[value.as_bytes(), &[0]].concat());
 }
 
 /// Appends a number.
-pub(super) fn number(out: &mut Vec<u8>, kind: u16, value: u32) {
-    octets(out, kind, &value.to_be_bytes());
-}
-
-/// Appends attributes inside an attribute.
-pub(super) fn nested(out: &mut Vec<u8>, kind: u16, inner: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend_from_slice(&0u16.to_ne_bytes());
-    out.extend_from_slice(&(kind | NESTED).to_ne_bytes());
-    inner(out);
-    let length = u16::try_from(out.len() - start).expect("invariant: lists are cut before 64 kB");
-    out[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+pub(super) fn number(out: &mut MessageWriter<'_>, kind: u16, value: u32) {
+    out.attribute(kind, &value.to_be_bytes());
 }
 
 /// The text in an attribute.
@@ -147,7 +120,7 @@ pub(super) fn read_handle(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::wire::{attributes, messages};
+    use crate::netlink::wire::{attributes, messages};
 
     #[test]
     fn what_is_written_reads_back() {
@@ -155,7 +128,7 @@ mod tests {
         batch_mark(&mut out, true, 7);
         message(&mut out, (kind(NFT_MSG_NEWTABLE), 1, 8), NFPROTO_INET, |out| {
             text(out, NFTA_TABLE, "routelet");
-            nested(out, 4, |out| number(out, 1, 2));
+            out.nested(4, |out| number(out, 1, 2));
         });
         let read: Vec<_> = messages(&out).collect();
         assert_eq!((read[0].0.kind, read[0].1), (BATCH_BEGIN, &[0, 0, 0, 10][..]));

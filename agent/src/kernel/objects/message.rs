@@ -9,7 +9,8 @@ use std::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::super::wire::{self, MessageWriter};
+use super::super::kind;
+use crate::netlink::wire::{self, MessageWriter};
 
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
@@ -109,7 +110,7 @@ pub(in super::super) fn write_single(
         IpAddr::V6(_) => libc::AF_INET6,
     };
     let flags = flags | wire::NLM_F_REQUEST | wire::NLM_F_CREATE | wire::NLM_F_EXCL;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_NEWNEXTHOP, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_NEWNEXTHOP, flags, sequence);
     let nexthop_flags = if gate.onlink { RTNH_F_ONLINK } else { 0 };
     write_fixed(&mut writer, family as u8, protocol, nexthop_flags);
     writer.attribute_u32(NHA_ID, id);
@@ -128,7 +129,7 @@ pub(in super::super) fn write_group(
 ) {
     let how = if replace { wire::NLM_F_REPLACE } else { wire::NLM_F_EXCL };
     let flags = flags | wire::NLM_F_REQUEST | wire::NLM_F_CREATE | how;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_NEWNEXTHOP, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_NEWNEXTHOP, flags, sequence);
     write_fixed(&mut writer, libc::AF_UNSPEC as u8, protocol, 0);
     writer.attribute_u32(NHA_ID, id);
     let mut entries = SmallVec::<[u8; 64]>::new();
@@ -143,7 +144,7 @@ pub(in super::super) fn write_group(
 /// Appends a request to delete an object. The kernel deletes the routes that use it as well!
 pub(in super::super) fn write_delete(buffer: &mut Vec<u8>, (flags, sequence): (u16, u32), id: u32) {
     let flags = flags | wire::NLM_F_REQUEST;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_DELNEXTHOP, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_DELNEXTHOP, flags, sequence);
     write_fixed(&mut writer, libc::AF_UNSPEC as u8, 0, 0);
     writer.attribute_u32(NHA_ID, id);
     writer.finish();
@@ -152,7 +153,7 @@ pub(in super::super) fn write_delete(buffer: &mut Vec<u8>, (flags, sequence): (u
 /// Appends a request to list all objects; the kernel filters by neither protocol nor range.
 pub(in super::super) fn write_dump(buffer: &mut Vec<u8>, sequence: u32) {
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETNEXTHOP, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETNEXTHOP, flags, sequence);
     write_fixed(&mut writer, libc::AF_UNSPEC as u8, 0, 0);
     writer.finish();
 }
@@ -171,7 +172,7 @@ mod tests {
 
     fn read_back(buffer: &[u8]) -> KernelObject {
         let (header, payload) = wire::messages(buffer).next().unwrap();
-        assert_eq!(header.kind, wire::RTM_NEWNEXTHOP);
+        assert_eq!(header.kind, kind::RTM_NEWNEXTHOP);
         KernelObject::parse(payload).unwrap()
     }
 

@@ -3,8 +3,8 @@ use smallvec::smallvec;
 use super::super::desired::SetKey;
 use super::super::route::Hops;
 use super::super::tunnel::{Asked, NoTarget};
-use super::super::wire::KernelError;
 use super::*;
+use crate::netlink::wire::KernelError;
 
 fn target(hops: &[(&str, u32)]) -> Arc<Target> {
     let hop = |(via, interface): &(&str, u32)| Hop {

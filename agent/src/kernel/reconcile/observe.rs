@@ -13,10 +13,10 @@ use super::super::desired::{Have, Want};
 use super::super::monitor::Event;
 use super::super::render;
 use super::super::route::{Form, KernelRoute, MAIN_TABLE, Target};
-use super::super::socket::RequestError;
 use super::super::topology::{Affected, Topology};
 use super::super::writer::{Action, JobDone, Snapshot, Territory, Write, WriteError};
 use super::{RECHECK_LONGEST, RECHECK_SHARE, RECHECK_SHORTEST, Recheck, Reconciler};
+use crate::netlink::RequestError;
 
 /// Who changed a route of ours.
 #[derive(Clone, Copy)]

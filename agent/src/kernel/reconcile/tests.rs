@@ -6,10 +6,10 @@ use smallvec::smallvec;
 use super::super::desired::Have;
 use super::super::monitor::Event;
 use super::super::route::{Address, Hop, KernelRoute, Link, LinkKind};
-use super::super::wire::KernelError;
 use super::super::writer::{JobDone, Snapshot, WriteError};
 use super::*;
 use crate::kernel::{RouteStatus, TunnelConfig};
+use crate::netlink::wire::KernelError;
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;

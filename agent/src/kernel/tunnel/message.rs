@@ -5,9 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::super::kind;
 use super::super::route::{LinkKind, VxlanLink};
-use super::super::wire::{self, MessageWriter};
 use super::Mac;
+use crate::netlink::wire::{self, MessageWriter};
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -110,7 +111,7 @@ pub(super) fn write_create(
     mac: Option<Mac>,
 ) {
     let flags = flags | wire::NLM_F_REQUEST | wire::NLM_F_CREATE | wire::NLM_F_EXCL;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_NEWLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_NEWLINK, flags, sequence);
     write_link_header(&mut writer, 0, false);
     write_name(&mut writer, name);
     writer.attribute_u32(IFLA_MTU, mtu);
@@ -149,7 +150,7 @@ pub(super) fn write_create(
 /// Appends a request that the kernel makes up no link-local address for an interface.
 pub(super) fn write_no_link_local(buffer: &mut Vec<u8>, (flags, sequence): (u16, u32), name: &str) {
     let flags = flags | wire::NLM_F_REQUEST;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_SETLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_SETLINK, flags, sequence);
     write_link_header(&mut writer, 0, false);
     write_name(&mut writer, name);
     writer.nested(IFLA_AF_SPEC, |writer| {
@@ -163,7 +164,7 @@ pub(super) fn write_no_link_local(buffer: &mut Vec<u8>, (flags, sequence): (u16,
 /// Appends a request to switch an interface on.
 pub(super) fn write_up(buffer: &mut Vec<u8>, (flags, sequence): (u16, u32), name: &str) {
     let flags = flags | wire::NLM_F_REQUEST;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_SETLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_SETLINK, flags, sequence);
     write_link_header(&mut writer, 0, true);
     write_name(&mut writer, name);
     writer.finish();
@@ -178,7 +179,7 @@ pub(super) fn write_change(
     mac: Option<Mac>,
 ) {
     let flags = flags | wire::NLM_F_REQUEST;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_SETLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_SETLINK, flags, sequence);
     write_link_header(&mut writer, interface, true);
     writer.attribute_u32(IFLA_MTU, mtu);
     if let Some(mac) = mac {
@@ -190,7 +191,7 @@ pub(super) fn write_change(
 /// Appends a request to remove an interface.
 pub(super) fn write_remove(buffer: &mut Vec<u8>, (flags, sequence): (u16, u32), interface: u32) {
     let flags = flags | wire::NLM_F_REQUEST;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_DELLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_DELLINK, flags, sequence);
     write_link_header(&mut writer, interface, false);
     writer.finish();
 }
@@ -198,7 +199,7 @@ pub(super) fn write_remove(buffer: &mut Vec<u8>, (flags, sequence): (u16, u32), 
 /// Appends a request to set the reverse-path filter of an interface.
 pub(super) fn write_loose(buffer: &mut Vec<u8>, (flags, sequence): (u16, u32), interface: u32) {
     let flags = flags | wire::NLM_F_REQUEST;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_SETLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_SETLINK, flags, sequence);
     write_link_header(&mut writer, interface, false);
     writer.nested(IFLA_AF_SPEC, |writer| {
         writer.nested(libc::AF_INET as u16, |writer| {
@@ -213,7 +214,7 @@ pub(super) fn write_loose(buffer: &mut Vec<u8>, (flags, sequence): (u16, u32), i
 /// Appends a question about one interface.
 pub(super) fn write_link_get(buffer: &mut Vec<u8>, sequence: u32, interface: u32) {
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_ACK;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETLINK, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETLINK, flags, sequence);
     write_link_header(&mut writer, interface, false);
     writer.finish();
 }
@@ -238,9 +239,9 @@ pub(super) fn write_address(
     address: IpAddr,
 ) {
     let (kind, flags) = if add {
-        (wire::RTM_NEWADDR, flags | wire::NLM_F_CREATE | wire::NLM_F_REPLACE)
+        (kind::RTM_NEWADDR, flags | wire::NLM_F_CREATE | wire::NLM_F_REPLACE)
     } else {
-        (wire::RTM_DELADDR, flags)
+        (kind::RTM_DELADDR, flags)
     };
     let flags = flags | wire::NLM_F_REQUEST;
     let (family, length) = match address {
@@ -327,9 +328,9 @@ pub(super) fn write_neighbour(
     neighbour: &Neighbour,
 ) {
     let (kind, flags) = if add {
-        (wire::RTM_NEWNEIGH, flags | wire::NLM_F_CREATE | wire::NLM_F_REPLACE)
+        (kind::RTM_NEWNEIGH, flags | wire::NLM_F_CREATE | wire::NLM_F_REPLACE)
     } else {
-        (wire::RTM_DELNEIGH, flags)
+        (kind::RTM_DELNEIGH, flags)
     };
     let flags = flags | wire::NLM_F_REQUEST;
     let (family, entry_flags) = match neighbour.key {
@@ -362,7 +363,7 @@ pub(super) fn write_neighbour_dump(
     interface: u32,
 ) {
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETNEIGH, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETNEIGH, flags, sequence);
     // The forwarding database takes the interface in the fixed part, the others as an attribute.
     let bridge = family == libc::AF_BRIDGE;
     let fixed = if bridge { interface } else { 0 };
@@ -384,7 +385,7 @@ pub(super) fn write_neighbour_get(
 ) {
     let flags = wire::NLM_F_REQUEST | wire::NLM_F_ACK;
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let mut writer = MessageWriter::new(buffer, wire::RTM_GETNEIGH, flags, sequence);
+    let mut writer = MessageWriter::new(buffer, kind::RTM_GETNEIGH, flags, sequence);
     writer.octets(&[family as u8, 0, 0, 0]);
     writer.octets(&interface.to_ne_bytes());
     writer.octets(&[0; 4]);

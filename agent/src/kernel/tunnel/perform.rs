@@ -4,11 +4,12 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::super::kind;
 use super::super::route::{Link, LinkKind};
-use super::super::socket::{BatchOutcome, RequestError, RequestSocket};
-use super::super::wire::{self, KernelError};
 use super::message::{self, Neighbour};
 use super::{Device, Mac};
+use crate::netlink::wire::KernelError;
+use crate::netlink::{BatchOutcome, RequestError, RequestSocket};
 
 /// Entries in one `send`.
 const BATCH: usize = 128;
@@ -101,7 +102,7 @@ pub(in super::super) fn neighbours(
     for link in links.iter().filter(|link| Device::of(link).is_some_and(Device::has_neighbours)) {
         for family in [libc::AF_INET, libc::AF_INET6, libc::AF_BRIDGE] {
             let entries = socket.dump(
-                wire::RTM_NEWNEIGH,
+                kind::RTM_NEWNEIGH,
                 |out, sequence| message::write_neighbour_dump(out, sequence, family, link.index),
                 Neighbour::parse,
             );
@@ -125,7 +126,7 @@ pub(in super::super) fn neighbour(
     address: IpAddr,
 ) -> Option<String> {
     let answer = socket.ask(
-        wire::RTM_NEWNEIGH,
+        kind::RTM_NEWNEIGH,
         |out, sequence| message::write_neighbour_get(out, sequence, interface, address),
         message::neighbour_words,
     );
@@ -214,7 +215,7 @@ fn loosen(socket: &mut RequestSocket, interface: u32, name: &str) -> Result<(), 
         text.trim().parse::<u32>().ok()
     };
     let own = socket.ask(
-        wire::RTM_NEWLINK,
+        kind::RTM_NEWLINK,
         |out, sequence| message::write_link_get(out, sequence, interface),
         message::read_rp_filter,
     );

@@ -1,42 +1,25 @@
-//! Octets of rtnetlink: message headers, attributes, acknowledgements.
+//! Octets of netlink: message headers, attributes, acknowledgements.
 //!
 //! In flow: buffers read from a netlink socket, or values to be sent. Out flow: borrowed slices of
 //! messages and attributes, or messages appended to a buffer.
 //!
 //! What always holds: walking a buffer never panics and never reads past its end, whatever it
-//! contains. Only the attributes this room needs are looked at; one that a newer kernel has
-//! changed cannot make a whole route unreadable.
+//! contains. Only the attributes somebody asks for are looked at; one that a newer kernel has
+//! changed cannot make a whole message unreadable.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(crate) const NLMSG_DONE: u16 = 3;
 
-pub(super) const RTM_NEWLINK: u16 = 16;
-pub(super) const RTM_DELLINK: u16 = 17;
-pub(super) const RTM_GETLINK: u16 = 18;
-pub(super) const RTM_SETLINK: u16 = 19;
-pub(super) const RTM_NEWADDR: u16 = 20;
-pub(super) const RTM_DELADDR: u16 = 21;
-pub(super) const RTM_GETADDR: u16 = 22;
-pub(super) const RTM_NEWROUTE: u16 = 24;
-pub(super) const RTM_DELROUTE: u16 = 25;
-pub(super) const RTM_GETROUTE: u16 = 26;
-pub(super) const RTM_NEWNEIGH: u16 = 28;
-pub(super) const RTM_DELNEIGH: u16 = 29;
-pub(super) const RTM_GETNEIGH: u16 = 30;
-pub(super) const RTM_NEWNETCONF: u16 = 80;
-pub(super) const RTM_NEWNEXTHOP: u16 = 104;
-pub(super) const RTM_DELNEXTHOP: u16 = 105;
-pub(super) const RTM_GETNEXTHOP: u16 = 106;
-
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
 pub(crate) const NLM_F_DUMP_INTR: u16 = 0x10;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
-pub(super) const NLM_F_REPLACE: u16 = 0x100;
-pub(super) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_REPLACE: u16 = 0x100;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 /// In an acknowledgement: attributes with the kernel's own words follow.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 /// In an acknowledgement: the request was not copied, only its header.
@@ -47,7 +30,7 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 /// Flag of the type of an attribute that holds attributes.
 const NLA_F_NESTED: u16 = 1 << 15;
 
-pub(super) const HEADER_LENGTH: usize = 16;
+pub(crate) const HEADER_LENGTH: usize = 16;
 
 /// Header of a netlink message.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +104,7 @@ fn acknowledgement_text(header: Header, payload: &[u8]) -> Option<String> {
 
 /// What the kernel answered to a request it did not do.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct KernelError {
+pub(crate) struct KernelError {
     /// Error number, positive.
     pub errno: i32,
     /// The kernel's own words (extended acknowledgement), where it has any.
@@ -144,13 +127,13 @@ impl std::fmt::Display for KernelError {
 impl std::error::Error for KernelError {}
 
 /// Appends one message to a buffer; the length is patched in by [`MessageWriter::finish`].
-pub(super) struct MessageWriter<'a> {
+pub(crate) struct MessageWriter<'a> {
     buffer: &'a mut Vec<u8>,
     start: usize,
 }
 
 impl<'a> MessageWriter<'a> {
-    pub(super) fn new(buffer: &'a mut Vec<u8>, kind: u16, flags: u16, sequence: u32) -> Self {
+    pub(crate) fn new(buffer: &'a mut Vec<u8>, kind: u16, flags: u16, sequence: u32) -> Self {
         let start = buffer.len();
         buffer.extend_from_slice(&0u32.to_ne_bytes());
         buffer.extend_from_slice(&kind.to_ne_bytes());
@@ -161,23 +144,24 @@ impl<'a> MessageWriter<'a> {
     }
 
     /// Octets as they are: the fixed part of a message.
-    pub(super) fn octets(&mut self, octets: &[u8]) {
+    pub(crate) fn octets(&mut self, octets: &[u8]) {
         self.buffer.extend_from_slice(octets);
     }
 
-    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
-        let length = u16::try_from(value.len() + 4).expect("attributes of this room are short");
+    /// An attribute with this value, filled up to the next multiple of four.
+    pub(crate) fn attribute(&mut self, kind: u16, value: &[u8]) {
+        let length = u16::try_from(value.len() + 4).expect("invariant: attributes are short");
         self.buffer.extend_from_slice(&length.to_ne_bytes());
         self.buffer.extend_from_slice(&kind.to_ne_bytes());
         self.buffer.extend_from_slice(value);
         self.pad();
     }
 
-    pub(super) fn attribute_u32(&mut self, kind: u16, value: u32) {
+    pub(crate) fn attribute_u32(&mut self, kind: u16, value: u32) {
         self.attribute(kind, &value.to_ne_bytes());
     }
 
-    pub(super) fn attribute_address(&mut self, kind: u16, address: IpAddr) {
+    pub(crate) fn attribute_address(&mut self, kind: u16, address: IpAddr) {
         match address {
             IpAddr::V4(address) => self.attribute(kind, &address.octets()),
             IpAddr::V6(address) => self.attribute(kind, &address.octets()),
@@ -185,7 +169,7 @@ impl<'a> MessageWriter<'a> {
     }
 
     /// An attribute that holds attributes.
-    pub(super) fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
         let start = self.position();
         self.octets(&0u16.to_ne_bytes());
         self.octets(&(kind | NLA_F_NESTED).to_ne_bytes());
@@ -194,13 +178,14 @@ impl<'a> MessageWriter<'a> {
     }
 
     /// Where the next octet goes; for [`MessageWriter::patch_length`].
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.buffer.len()
     }
 
     /// Writes the number of octets since `position` there, as a 16-bit length.
-    pub(super) fn patch_length(&mut self, position: usize) {
-        let length = u16::try_from(self.buffer.len() - position).expect("at most 64 kB of hops");
+    pub(crate) fn patch_length(&mut self, position: usize) {
+        let length = u16::try_from(self.buffer.len() - position)
+            .expect("invariant: lists are cut before 64 kB");
         self.buffer[position..position + 2].copy_from_slice(&length.to_ne_bytes());
     }
 
@@ -209,23 +194,25 @@ impl<'a> MessageWriter<'a> {
         self.buffer.resize(self.start + align(length), 0);
     }
 
-    pub(super) fn finish(self) {
-        let length = u32::try_from(self.buffer.len() - self.start).expect("messages are short");
+    /// Writes the length into the header.
+    pub(crate) fn finish(self) {
+        let length =
+            u32::try_from(self.buffer.len() - self.start).expect("invariant: messages are short");
         self.buffer[self.start..self.start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 }
 
-pub(super) fn read_u16(buffer: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn read_u16(buffer: &[u8], at: usize) -> Option<u16> {
     buffer.get(at..at + 2).map(|octets| u16::from_ne_bytes([octets[0], octets[1]]))
 }
 
-pub(super) fn read_u32(buffer: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn read_u32(buffer: &[u8], at: usize) -> Option<u32> {
     buffer
         .get(at..at + 4)
         .map(|octets| u32::from_ne_bytes([octets[0], octets[1], octets[2], octets[3]]))
 }
 
-pub(super) fn read_address(value: &[u8]) -> Option<IpAddr> {
+pub(crate) fn read_address(value: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(value) {
         return Some(IpAddr::V4(Ipv4Addr::from(octets)));
     }
@@ -233,7 +220,7 @@ pub(super) fn read_address(value: &[u8]) -> Option<IpAddr> {
 }
 
 /// A text that may end in NUL.
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
@@ -244,6 +231,9 @@ pub(crate) const fn align(length: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RTM_NEWROUTE: u16 = 24;
+    const RTM_DELROUTE: u16 = 25;
 
     #[test]
     fn a_message_reads_back_as_it_was_written() {
