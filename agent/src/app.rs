@@ -18,7 +18,6 @@ mod daemon;
 pub mod failure;
 mod life;
 pub mod logging;
-pub(crate) mod source;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,6 +36,7 @@ use self::life::Life;
 use self::logging::LogFormat;
 use crate::api;
 use crate::cni::CniHandle;
+use crate::config::metrics::Listen;
 use crate::config::{self, Config, ConfigWatcher, Loaded};
 use crate::kernel::{KernelHandle, Tuning};
 use crate::metrics;
@@ -62,7 +62,7 @@ pub struct RunOptions {
     /// Socket of the API, before the one in the file.
     pub socket: Option<PathBuf>,
     /// Where metrics and probes are served, before what the file says.
-    pub metrics: Option<metrics::Listen>,
+    pub metrics: Option<Listen>,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -140,7 +140,7 @@ async fn serve(options: RunOptions) -> anyhow::Result<ExitCode> {
     };
     let config = loaded.config.clone();
     for warning in &config.warnings {
-        let file = file.as_deref().unwrap_or(Path::new(cluster::ORIGIN));
+        let file = file.as_deref().unwrap_or(Path::new(daemon::ORIGIN));
         tracing::warn!(file = %file.display(), "{warning}");
     }
     let socket = options.socket.unwrap_or_else(|| config.api_socket.clone());

@@ -312,7 +312,7 @@ fn the_daemon_set_fits_the_agent() {
     );
     let port = &container["ports"][0];
     assert_eq!(port["name"], "metrics");
-    assert_eq!(port["containerPort"], routelet::metrics::PORT);
+    assert_eq!(port["containerPort"], routelet::config::metrics::PORT);
     let command = Cli::command();
     let known: BTreeSet<String> = command
         .find_subcommand("run")

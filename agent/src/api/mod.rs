@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod convert;
 mod handlers;
+pub mod health;
 mod socket;
 mod stream;
 pub mod views;

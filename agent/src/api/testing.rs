@@ -21,7 +21,7 @@ use routelet_proto::{
     LargeCommunity, NextHop, Origin, PathAttributes, SessionKind, UnknownAttribute,
 };
 
-use super::{Backend, Snapshot, views};
+use super::{Backend, Snapshot, convert, views};
 use crate::config::{self, Config};
 use crate::kernel::{
     Encapsulation, KernelLookup, KernelStatus, NextHopLookup, RouteStatus, RouteWay, TunnelStatus,
@@ -247,7 +247,7 @@ impl Backend for Fake {
     fn plan(&self, file: &str, text: &str) -> Result<views::Plan, String> {
         let new = config::load_text(Path::new(file), text).map_err(|error| error.to_string())?;
         let plan = self.config.plan(&new.config);
-        let changes = crate::app::source::changes(&plan);
+        let changes = convert::plan::changes(&plan);
         Ok(views::Plan { applied: false, changes, warnings: new.config.warnings })
     }
 

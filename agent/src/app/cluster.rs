@@ -16,16 +16,13 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 
 use super::daemon::{Daemon, Trigger};
-use crate::api::Backend;
+use crate::api::{Backend, health};
 use crate::config::{self, Config, Loaded};
 use crate::kube::address::ThisHost;
 use crate::kube::crd::PeerStatus;
 use crate::kube::source::{self, Options, State, Timing};
 use crate::kube::status::{self, Agent, Facts, Rhythm};
-use crate::metrics::{self, health};
-
-/// What `status` shows in place of a file's name.
-pub const ORIGIN: &str = "Kubernetes";
+use crate::metrics;
 
 /// What the command line says about the cluster.
 #[derive(Clone, Debug)]

@@ -16,8 +16,7 @@ use routelet_bgp::io::{PeerCommand, RequestError, SpeakerHandle, StopMode};
 use tokio::signal::unix::Signal;
 use tokio::sync::{Mutex, mpsc, watch};
 
-use super::cluster::ORIGIN;
-use super::source;
+use crate::api::convert::plan::changes;
 use crate::api::{Backend, ClusterSnapshot, Snapshot, views};
 use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
@@ -25,6 +24,9 @@ use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus, Route
 use crate::kube::source::{Origin, State};
 use crate::metrics;
 use crate::nft::{FirewallHandle, FirewallStatus};
+
+/// What `status` shows in place of a file's name where there is none.
+pub const ORIGIN: &str = "Kubernetes";
 
 /// Why the configuration is read again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -202,7 +204,7 @@ impl Daemon {
         let Loaded { config: new, files } = loaded;
         let old = self.current.borrow().config.clone();
         let plan = old.plan(&new);
-        let changes = source::changes(&plan);
+        let changes = changes(&plan);
         for warning in &new.warnings {
             tracing::warn!(file = %self.origin.display(), "{warning}");
         }
@@ -394,7 +396,7 @@ impl Backend for Daemon {
         let path = self.origin.parent().unwrap_or(Path::new("")).join(file);
         let new = config::load_text(&path, text).map_err(|error| error.to_string())?.config;
         let plan = self.current.borrow().config.plan(&new);
-        Ok(views::Plan { applied: false, changes: source::changes(&plan), warnings: new.warnings })
+        Ok(views::Plan { applied: false, changes: changes(&plan), warnings: new.warnings })
     }
 
     fn stop(&self, mode: StopMode) {

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::client::{Client, encode};
 use super::output::{self, Columns};
 use super::{ActionArgs, FileArgs, Outcome, OutputArgs, PlanArgs, StopArgs, Streams};
+use crate::api::convert::plan;
 use crate::api::views::{Done, PeerAction, Plan, PlanRequest, Version};
-use crate::app::source;
 use crate::config;
 
 /// How long `stop` waits for the daemon to end.
@@ -63,8 +63,8 @@ fn print_plan(plan: &Plan, args: OutputArgs, streams: &mut Streams<'_>) -> anyho
     }
     let rows = plan.changes.iter().map(|change| {
         let effect = match change.effect.as_str() {
-            source::RESET => "session reset",
-            source::RESTART => "after a restart",
+            plan::RESET => "session reset",
+            plan::RESTART => "after a restart",
             other => other,
         };
         vec![effect.to_owned(), change.what.clone()]

@@ -32,9 +32,9 @@ use crate::api;
 use crate::app::cluster::ClusterOptions;
 use crate::app::logging::LogFormat;
 use crate::app::{self, RunOptions};
+use crate::config::metrics::{Listen, parse_listen};
 use crate::kube::crd;
 use crate::lab;
-use crate::metrics;
 
 /// Route agent of a Kubernetes node: BGP sessions, kernel routes, and the commands that show them.
 #[derive(Debug, Parser)]
@@ -246,10 +246,10 @@ struct CompletionArgs {
 
 /// A type of its own: an option in an option would have a meaning to the parser.
 #[derive(Clone, Copy, Debug)]
-struct MetricsListen(metrics::Listen);
+struct MetricsListen(Listen);
 
 fn metrics_listen(text: &str) -> Result<MetricsListen, String> {
-    metrics::parse_listen(text).map(MetricsListen)
+    parse_listen(text).map(MetricsListen)
 }
 
 /// How a command ended.

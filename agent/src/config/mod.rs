@@ -19,11 +19,11 @@ use routelet_bgp::core::config::SpeakerConfig;
 
 use crate::cni::CniConfig;
 use crate::kernel::KernelConfig;
-use crate::metrics::MetricsConfig;
 use crate::nft::FirewallConfig;
 
 pub(crate) mod file;
 mod load;
+pub mod metrics;
 mod parse;
 pub(crate) mod parts;
 mod plan;
@@ -38,6 +38,7 @@ mod tests;
 
 pub use self::file::known_keys;
 pub use self::load::{LoadError, Loaded, host_name, load, load_text};
+use self::metrics::MetricsConfig;
 pub use self::parse::ReadPassword;
 pub(crate) use self::parts::base_metrics;
 pub use self::plan::{PeerStep, Plan};

@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::file::{self, ConfigFile};
+use super::metrics::MetricsConfig;
 use super::problem::{Problem, Problems};
 use super::spec::At;
 use super::{Config, ConfigError, ReadPassword, parse, validate};
-use crate::metrics::MetricsConfig;
 
 /// What objects say beyond the keys of a file.
 #[derive(Clone, Debug, Default)]

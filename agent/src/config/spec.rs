@@ -14,10 +14,10 @@ use routelet_bgp::core::config::{NextHopMode, Password};
 use routelet_bgp::core::policy::Rule;
 use routelet_proto::{Asn, Family, HoldTime, Role};
 
+use super::metrics::MetricsConfig;
 use super::problem::Place;
 use crate::cni::Plugin;
 use crate::kernel::{NexthopObjects, TunnelMode};
-use crate::metrics::MetricsConfig;
 use crate::nft::ForwardAccept;
 
 /// A value and the place it was written at; no place for a default.

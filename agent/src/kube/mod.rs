@@ -28,6 +28,7 @@ pub mod secrets;
 pub mod selector;
 mod service_watch;
 pub mod services;
+mod slim;
 pub mod source;
 pub mod status;
 pub mod translate;

@@ -10,17 +10,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::{ClusterResourceScope, DynamicObject};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::crd::Condition;
 use super::services::ServiceAddress;
+use super::slim::slim_metadata;
 
-/// Annotations with this prefix are kept, others are not.
-const ANNOTATIONS: &str = "routelet.dev/";
 /// AS of a node, where it differs from the cluster's.
 pub const AS_ANNOTATION: &str = "routelet.dev/as-number";
 /// Cluster id of a node that is a route reflector; such a node is no member of the mesh.
@@ -237,39 +236,6 @@ struct SlimAddress {
     #[serde(rename = "type")]
     type_: String,
     address: String,
-}
-
-/// Metadata without what is large and not used: managed fields and other people's annotations.
-pub(super) fn slim_metadata<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<ObjectMeta, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Slim {
-        name: Option<String>,
-        namespace: Option<String>,
-        uid: Option<String>,
-        resource_version: Option<String>,
-        generation: Option<i64>,
-        creation_timestamp: Option<Time>,
-        labels: Option<BTreeMap<String, String>>,
-        annotations: Option<BTreeMap<String, String>>,
-    }
-    let slim = Slim::deserialize(deserializer)?;
-    Ok(ObjectMeta {
-        name: slim.name,
-        namespace: slim.namespace,
-        uid: slim.uid,
-        resource_version: slim.resource_version,
-        generation: slim.generation,
-        creation_timestamp: slim.creation_timestamp,
-        labels: slim.labels,
-        annotations: slim.annotations.map(|mut annotations| {
-            annotations.retain(|key, _| key.starts_with(ANNOTATIONS));
-            annotations
-        }),
-        ..ObjectMeta::default()
-    })
 }
 
 impl Resource for NodeObject {

@@ -17,10 +17,10 @@ use routelet_bgp::core::view::{FamilyCounts, PeerTableView, SessionView};
 use routelet_proto::Family;
 use tokio::time::timeout;
 
+use super::Subject;
 use super::process::{Process, count};
 use super::table::{self, Metric};
-use super::{Subject, health};
-use crate::api::{Backend, Snapshot, convert};
+use crate::api::{Backend, Snapshot, convert, health};
 use crate::kernel::{BOUNDS, KernelStatus, Latency};
 use crate::nft::FirewallStatus;
 

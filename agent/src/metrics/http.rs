@@ -23,7 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Subject;
 use super::collect::{self, Sample};
-use super::health::{self, Report};
+use super::probe::{self, Report};
 use crate::api::Backend;
 
 /// Connections at once.
@@ -88,9 +88,9 @@ async fn answer<B: Backend>(
             }
             Err(words) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{words}\n")),
         },
-        "/livez" => report(&health::live(subject).await),
-        "/readyz" => report(&health::ready(subject).await),
-        "/healthz" => report(&health::healthy(subject).await),
+        "/livez" => report(&probe::live(subject).await),
+        "/readyz" => report(&probe::ready(subject).await),
+        "/healthz" => report(&probe::healthy(subject).await),
         _ => text(
             StatusCode::NOT_FOUND,
             "there are /metrics, /livez, /readyz and /healthz\n".to_owned(),

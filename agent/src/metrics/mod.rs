@@ -14,16 +14,14 @@
 //! connections for a few seconds, not more, and change nothing.
 
 mod collect;
-pub mod health;
 mod http;
+mod probe;
 mod process;
 pub mod table;
 
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,92 +29,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::api::Backend;
+use crate::config::metrics::Listen;
 
-/// Port unless somebody says otherwise.
-pub const PORT: u16 = 9179;
 /// Between two attempts to bind an address.
 const AGAIN: Duration = Duration::from_secs(5);
-
-/// Where metrics and probes are served; nowhere if `None`.
-pub type Listen = Option<SocketAddr>;
-
-/// Where they are served by default: for this host only.
-#[must_use]
-pub fn default_listen() -> Listen {
-    Some(SocketAddr::from(([127, 0, 0, 1], PORT)))
-}
-
-/// What can be configured.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct MetricsConfig {
-    /// Where metrics and probes are served.
-    pub listen: Listen,
-    /// Whether peers of the mesh have series of their own.
-    pub mesh_peers: MeshPeers,
-}
-
-impl Default for MetricsConfig {
-    fn default() -> Self {
-        Self { listen: default_listen(), mesh_peers: MeshPeers::default() }
-    }
-}
-
-/// Whether each peer of the mesh has series of its own: in a mesh of N nodes these are N² in all.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum MeshPeers {
-    /// Up to [`MeshPeers::FEW`] of them.
-    #[default]
-    Auto,
-    /// Always.
-    Each,
-    /// Never: only the sums that are there for every kind of peer.
-    Summed,
-}
-
-impl MeshPeers {
-    /// How many peers of the mesh are few.
-    pub const FEW: usize = 100;
-
-    /// Whether so many have series of their own.
-    fn shows(self, peers: usize) -> bool {
-        match self {
-            Self::Auto => peers <= Self::FEW,
-            Self::Each => true,
-            Self::Summed => false,
-        }
-    }
-}
-
-impl fmt::Display for MeshPeers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "Auto",
-            Self::Each => "Each",
-            Self::Summed => "Summed",
-        })
-    }
-}
-
-/// `ADDRESS`, `ADDRESS:PORT`, `[ADDRESS]:PORT` or `none`.
-///
-/// # Errors
-/// Anything else, in words.
-pub fn parse_listen(text: &str) -> Result<Listen, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return Ok(Some(SocketAddr::new(address, PORT)));
-    }
-    match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 => Ok(Some(address)),
-        _ => Err(format!(
-            "`{text}` is not an address to listen on: write 127.0.0.1:{PORT}, [::1]:{PORT}, an \
-             address alone, or `none` for no metrics and no probes"
-        )),
-    }
-}
 
 /// What is looked at: the daemon, or why there is none yet.
 pub struct Subject<B> {

@@ -4,6 +4,7 @@
 //! for all rows of one answer and tests need no clock.
 
 mod peer;
+pub mod plan;
 mod route;
 mod status;
 

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::{count, seconds_since};
 use crate::api::backend::Snapshot;
+use crate::api::health;
 use crate::api::views;
 use crate::kernel::{KernelStatus, TunnelStatus};
-use crate::metrics::health;
 use crate::nft::FirewallStatus;
 
 /// The whole agent. `peers` are those of [`super::peers`].

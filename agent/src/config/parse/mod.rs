@@ -16,6 +16,7 @@ use super::file::{
     ApiFile, BgpFile, CniFile, ConfigFile, KernelFile, MemberFile, MetricsFile, NodeFile,
     PasswordFile, PoolFile, ServicesFile, Text, TunnelsFile,
 };
+use super::metrics::{MeshPeers, MetricsConfig, parse_listen};
 use super::problem::{Place, Problems};
 use super::scalar::{self, Scalar};
 use super::spec::{
@@ -24,7 +25,6 @@ use super::spec::{
 };
 use crate::cni::{self, Plugin};
 use crate::kernel::{NexthopObjects, TunnelConfig, TunnelMode};
-use crate::metrics::{self, MeshPeers, MetricsConfig};
 use crate::nft::ForwardAccept;
 
 mod filter;
@@ -454,7 +454,7 @@ impl Reader<'_> {
         let words =
             [("Auto", MeshPeers::Auto), ("Each", MeshPeers::Each), ("Summed", MeshPeers::Summed)];
         MetricsConfig {
-            listen: self.or(listen, "metrics.listen", default.listen, metrics::parse_listen),
+            listen: self.or(listen, "metrics.listen", default.listen, parse_listen),
             mesh_peers: self.or(mesh_peers, "metrics.meshPeers", default.mesh_peers, |text| {
                 scalar::choice(text, &words)
             }),
