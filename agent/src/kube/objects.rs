@@ -5,14 +5,12 @@
 //! [`super::translate`] makes a configuration of. A specification stays an uninterpreted value here:
 //! one object that does not decode must not hide the others of its kind.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use kube::core::{ClusterResourceScope, DynamicObject};
+use kube::core::DynamicObject;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -191,7 +189,8 @@ impl Objects {
 }
 
 /// A Node on its way from the API server: everything else is skipped while it is read.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "k8s_openapi::api::core::v1::Node")]
 pub struct NodeObject {
     #[serde(deserialize_with = "slim_metadata")]
     metadata: ObjectMeta,
@@ -236,35 +235,6 @@ struct SlimAddress {
     #[serde(rename = "type")]
     type_: String,
     address: String,
-}
-
-impl Resource for NodeObject {
-    type DynamicType = ();
-    type Scope = ClusterResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        "Node".into()
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        "nodes".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 impl From<NodeObject> for Node {
@@ -328,7 +298,8 @@ fn created(metadata: &ObjectMeta) -> String {
 }
 
 /// The part of a Secret that is used; its values are never printed.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize, Resource)]
+#[resource(inherit = "k8s_openapi::api::core::v1::Secret")]
 pub struct SecretObject {
     #[serde(deserialize_with = "slim_metadata")]
     metadata: ObjectMeta,
@@ -347,35 +318,6 @@ impl SecretObject {
 impl fmt::Debug for SecretObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretObject").field("name", &self.metadata.name).finish_non_exhaustive()
-    }
-}
-
-impl Resource for SecretObject {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        "Secret".into()
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        "secrets".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
     }
 }
 

@@ -10,11 +10,9 @@
 //! while no endpoint is ready anywhere (KEP-1672): a node that is drained is left before its pods are
 //! gone, and the last one is not.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Serialize};
@@ -148,7 +146,8 @@ fn key(metadata: &ObjectMeta) -> String {
 }
 
 /// A Service on its way from the API server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "k8s_openapi::api::core::v1::Service")]
 pub(super) struct ServiceObject {
     #[serde(deserialize_with = "slim_metadata")]
     metadata: ObjectMeta,
@@ -226,7 +225,8 @@ impl From<ServiceObject> for Service {
 }
 
 /// An EndpointSlice on its way from the API server.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Resource)]
+#[resource(inherit = "k8s_openapi::api::discovery::v1::EndpointSlice")]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SliceObject {
     #[serde(deserialize_with = "slim_metadata")]
@@ -252,64 +252,6 @@ struct SlimConditions {
     ready: Option<bool>,
     serving: Option<bool>,
     terminating: Option<bool>,
-}
-
-impl Resource for ServiceObject {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        "Service".into()
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        "".into()
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        "services".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
-impl Resource for SliceObject {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind(_: &()) -> Cow<'_, str> {
-        "EndpointSlice".into()
-    }
-
-    fn group(_: &()) -> Cow<'_, str> {
-        "discovery.k8s.io".into()
-    }
-
-    fn version(_: &()) -> Cow<'_, str> {
-        "v1".into()
-    }
-
-    fn plural(_: &()) -> Cow<'_, str> {
-        "endpointslices".into()
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 #[cfg(test)]
