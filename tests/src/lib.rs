@@ -6,11 +6,13 @@
 //! [`harness`] runs the tests, inside a sandbox; [`scene`] builds networks; [`routers`] runs BIRD,
 //! FRR and routelet behind one face; [`want`] says what a route should look like. [`load`] is the
 //! load generator and [`sim`] the simulator of many speakers; both stand apart. [`uml`] runs tests
-//! on a kernel booted for them.
+//! on a kernel booted for them. [`fakeapi`] and [`apiserver`] are API servers of Kubernetes, and
+//! [`kube_side`] is what of an agent talks to them.
 
 pub mod apiserver;
 pub mod fakeapi;
 pub mod harness;
+pub mod kube_side;
 pub mod load;
 pub mod resilience;
 pub mod routers;

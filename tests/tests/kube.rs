@@ -3,109 +3,41 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait for real tasks and sockets")]
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use routelet::config::{Config, PeerStep};
-use routelet::kube::address::{Host, HostAddress};
-use routelet::kube::source::{self, Options, Origin, State, Timing};
+use routelet::kube::source::{Origin, State, Timing};
 use routelet::kube::watch::Pace;
 use routelet_tests::fakeapi::{FakeApi, Fault};
+use routelet_tests::kube_side::{KubeSide, peers};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-/// A host with the address of node-a.
-struct Lab;
-
-impl Host for Lab {
-    fn addresses(&self) -> Vec<HostAddress> {
-        vec![HostAddress {
-            interface: "eth0".to_owned(),
-            net: "172.30.1.11/24".parse().expect("net"),
-        }]
-    }
-
-    fn source_towards(&self, _: IpAddr) -> Option<IpAddr> {
-        None
-    }
-}
-
-/// The Kubernetes side of the agent of node-a.
-struct Agent {
-    states: watch::Receiver<State>,
-}
-
-impl Agent {
-    fn start(api: &FakeApi, state_dir: &Path) -> Self {
-        let config = kube::Config::new(api.url().parse().expect("url"));
-        let pace = Pace { watch: Duration::from_secs(2), list: Duration::from_secs(1), page: 2 };
-        let options = Options {
-            client: routelet::kube::client(config, pace).expect("client"),
-            node: "node-a".to_owned(),
-            namespace: "kube-system".to_owned(),
-            state_dir: state_dir.to_owned(),
-            host: Arc::new(Lab),
-            timing: Timing {
-                pace,
-                quiet: Duration::from_millis(50),
-                patience: Duration::from_millis(500),
-                doubt: Duration::from_secs(2),
-                look: Duration::from_millis(200),
-            },
-        };
-        Self { states: source::start(options, None).expect("no file, no mistakes") }
-    }
-
-    /// Waits for a state that `holds`, at most 20 s.
-    async fn until(&mut self, what: &str, holds: impl Fn(&State) -> bool) -> State {
-        let found = timeout(Duration::from_secs(20), self.states.wait_for(holds)).await;
-        let found = found.map(|state| state.expect("the source runs").clone());
-        match found {
-            Ok(state) => state,
-            Err(_) => panic!("never: {what}; the state is {:#?}", *self.states.borrow()),
-        }
-    }
-
-    /// Waits for these peers.
-    async fn peers(&mut self, names: &[&str]) -> State {
-        let wanted: BTreeSet<String> = names.iter().map(|&name| name.to_owned()).collect();
-        self.until(&format!("the peers {names:?}"), |state| peers(state) == wanted).await
-    }
-
-    /// Nothing that runs may change for a while.
-    async fn stays(&mut self, before: &State) {
-        sleep(Duration::from_millis(1500)).await;
-        let now = self.states.borrow();
-        assert_eq!(now.generation, before.generation, "{:#?}", *now);
-        assert_eq!(now.config, before.config);
-    }
-}
-
-fn peers(state: &State) -> BTreeSet<String> {
-    let peers = state.config.iter().flat_map(|config| &config.speaker.peers);
-    peers.map(|peer| peer.name.to_string()).collect()
-}
+/// Faster than in a cluster.
+const TIMING: Timing = Timing {
+    pace: Pace { watch: Duration::from_secs(2), list: Duration::from_secs(1), page: 2 },
+    quiet: Duration::from_millis(50),
+    patience: Duration::from_millis(500),
+    doubt: Duration::from_secs(2),
+    look: Duration::from_millis(200),
+};
 
 fn config(state: &State) -> &Config {
     state.config.as_ref().expect("a configuration")
 }
 
 /// Three nodes and an agent on the first that knows them.
-async fn scene() -> (FakeApi, TempDir, Agent, State) {
+async fn scene() -> (FakeApi, TempDir, KubeSide, State) {
     scene_at(FakeApi::start().await).await
 }
 
-async fn scene_at(api: FakeApi) -> (FakeApi, TempDir, Agent, State) {
+async fn scene_at(api: FakeApi) -> (FakeApi, TempDir, KubeSide, State) {
     for (name, last) in [("node-a", 1), ("node-b", 2), ("node-c", 3)] {
         api.node(name, &format!("172.30.1.1{last}"), &format!("10.244.{last}.0/24"));
     }
     let state_dir = tempfile::tempdir().expect("directory");
-    let mut agent = Agent::start(&api, state_dir.path());
+    let mut agent = KubeSide::start(&api, state_dir.path(), TIMING);
     let state = agent.peers(&["node-b", "node-c"]).await;
     assert_eq!(state.origin, Origin::Live);
     (api, state_dir, agent, state)
@@ -273,7 +205,7 @@ async fn a_list_that_never_answers_is_asked_for_again() {
     api.node("node-a", "172.30.1.11", "10.244.1.0/24");
     api.fault("ippools", Fault::StallLists);
     let state_dir = tempfile::tempdir().expect("directory");
-    let mut agent = Agent::start(&api, state_dir.path());
+    let mut agent = KubeSide::start(&api, state_dir.path(), TIMING);
     let state = agent.until("a trouble", |state| !state.troubles.is_empty()).await;
     assert_eq!(state.troubles["ippools"], "no answer within 1 s");
     assert_eq!(state.config, None, "what is not listed is not nothing");
@@ -300,7 +232,7 @@ async fn what_is_not_allowed_or_not_there_is_said() {
         api.node("node-a", "172.30.1.11", "10.244.1.0/24");
         api.fault("bgppeers", Fault::Status(code));
         let state_dir = tempfile::tempdir().expect("directory");
-        let mut agent = Agent::start(&api, state_dir.path());
+        let mut agent = KubeSide::start(&api, state_dir.path(), TIMING);
         let state = agent.until("a trouble", |state| !state.troubles.is_empty()).await;
         assert!(state.troubles["bgppeers"].contains(words), "{:?}", state.troubles);
         assert_eq!(state.config, None);
@@ -324,7 +256,7 @@ async fn a_restarted_agent_starts_from_its_disk() {
     let (mut api, dir, agent, first) = scene().await;
     drop(agent);
     api.down().await;
-    let mut agent = Agent::start(&api, dir.path());
+    let mut agent = KubeSide::start(&api, dir.path(), TIMING);
     let state = agent.peers(&["node-b", "node-c"]).await;
     assert!(matches!(&state.origin, Origin::LastGood(written) if written.starts_with("20")));
     assert_eq!(state.config, first.config);
@@ -340,7 +272,7 @@ async fn a_restarted_agent_starts_from_its_disk() {
     // Nothing on disk: nothing is guessed.
     api.down().await;
     let empty = tempfile::tempdir().expect("directory");
-    let agent = Agent::start(&api, empty.path());
+    let agent = KubeSide::start(&api, empty.path(), TIMING);
     sleep(Duration::from_secs(1)).await;
     assert_eq!(agent.states.borrow().config, None);
 }
@@ -428,7 +360,7 @@ async fn a_secret_is_read_when_it_is_named_and_follows_its_changes() {
     // The session must come up again without an API server, too.
     drop(agent);
     api.fault("", Fault::Cut);
-    let mut agent = Agent::start(&api, dir.path());
+    let mut agent = KubeSide::start(&api, dir.path(), TIMING);
     agent.until("the password", |state| password(state).as_deref() == Some(b"hunter3")).await;
 }
 
@@ -445,7 +377,7 @@ async fn the_first_configuration_waits_for_the_secrets_that_it_names() {
     };
     api.custom("BGPPeer", "tor", with("bgp"));
     let directory = tempfile::tempdir().expect("directory");
-    let mut agent = Agent::start(&api, directory.path());
+    let mut agent = KubeSide::start(&api, directory.path(), TIMING);
     let first = agent.until("a configuration", |state| state.config.is_some()).await;
     assert_eq!(peers(&first), ["tor".to_owned()].into());
     assert!(first.refused.is_empty(), "{:?}", first.refused);
@@ -456,7 +388,7 @@ async fn the_first_configuration_waits_for_the_secrets_that_it_names() {
         api.custom("BGPPeer", "tor", with("none"));
         api.fault("secrets", fault);
         let directory = tempfile::tempdir().expect("directory");
-        let mut agent = Agent::start(&api, directory.path());
+        let mut agent = KubeSide::start(&api, directory.path(), TIMING);
         let first = agent.until("a configuration", |state| state.config.is_some()).await;
         assert_eq!(first.refused.len(), 1);
     }

@@ -3,33 +3,19 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait for real tasks and sockets")]
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use routelet::kube::address::{Host, HostAddress};
-use routelet::kube::source::{self, Options, Timing};
+use routelet::kube::source::{self, Timing};
 use routelet::kube::status::{self, Agent, Facts, Rhythm};
 use routelet::kube::watch::Pace;
 use routelet_tests::fakeapi::{FakeApi, Fault};
+use routelet_tests::kube_side;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
 const TAINT: &str = "routelet.dev/agent-not-ready";
-
-struct Lab;
-
-impl Host for Lab {
-    fn addresses(&self) -> Vec<HostAddress> {
-        let net = "172.30.1.11/24".parse().expect("net");
-        vec![HostAddress { interface: "eth0".to_owned(), net }]
-    }
-
-    fn source_towards(&self, _: IpAddr) -> Option<IpAddr> {
-        None
-    }
-}
 
 /// An agent that waits for what the test says.
 #[derive(Default)]
@@ -76,18 +62,11 @@ fn both() -> Value {
 }
 
 async fn start(api: &FakeApi, watch: u64) -> (Arc<Waiting>, TempDir) {
-    let config = kube::Config::new(api.url().parse().expect("url"));
     let pace = Pace { watch: Duration::from_secs(watch), ..Pace::default() };
-    let client = routelet::kube::client(config, pace).expect("client");
+    let timing = Timing { pace, quiet: Duration::from_millis(20), ..Timing::default() };
     let state_dir = tempfile::tempdir().expect("directory");
-    let options = Options {
-        client: client.clone(),
-        node: "node-a".to_owned(),
-        namespace: "kube-system".to_owned(),
-        state_dir: state_dir.path().to_owned(),
-        host: Arc::new(Lab),
-        timing: Timing { pace, quiet: Duration::from_millis(20), ..Timing::default() },
-    };
+    let options = kube_side::options(api, "node-a", state_dir.path(), timing);
+    let client = options.client.clone();
     let states = source::start(options, None).expect("no file, no mistakes");
     let agent = Arc::new(Waiting::default());
     agent.pending(&["the first sync"]);

@@ -4,40 +4,25 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait for real tasks and sockets")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use routelet::cli::Cli;
-use routelet::kube::address::{Host, HostAddress};
 use routelet::kube::crd::PeerStatus;
-use routelet::kube::source::{self, Options, Timing};
+use routelet::kube::source::{self, Timing};
 use routelet::kube::status::{self, Agent, Facts, Rhythm};
 use routelet::kube::watch::Pace;
 use routelet_tests::fakeapi::{FakeApi, Fault};
 use routelet_tests::harness;
+use routelet_tests::kube_side::{self, FakeHost};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-struct Lab;
-
-impl Host for Lab {
-    fn addresses(&self) -> Vec<HostAddress> {
-        [("eth0", "172.30.1.11/24"), ("bond0", "10.9.0.11/16")]
-            .map(|(interface, net)| HostAddress {
-                interface: interface.to_owned(),
-                net: net.parse().expect("net"),
-            })
-            .into()
-    }
-
-    fn source_towards(&self, _: IpAddr) -> Option<IpAddr> {
-        None
-    }
-}
+/// Two interfaces, so that there is a choice.
+const HOST: FakeHost = FakeHost(&[("eth0", "172.30.1.11/24"), ("bond0", "10.9.0.11/16")]);
 
 /// An agent whose sessions are as the test says.
 #[derive(Default)]
@@ -66,18 +51,12 @@ impl Sessions {
 
 /// Starts the Kubernetes side of `node` with its reports.
 fn start(api: &FakeApi, node: &str, rhythm: Rhythm) -> (Arc<Sessions>, TempDir) {
-    let config = kube::Config::new(api.url().parse().expect("url"));
     let pace = Pace { watch: Duration::from_secs(30), ..Pace::default() };
-    let client = routelet::kube::client(config, pace).expect("client");
+    let timing = Timing { pace, quiet: Duration::from_millis(20), ..Timing::default() };
     let state_dir = tempfile::tempdir().expect("directory");
-    let options = Options {
-        client: client.clone(),
-        node: node.to_owned(),
-        namespace: "kube-system".to_owned(),
-        state_dir: state_dir.path().to_owned(),
-        host: Arc::new(Lab),
-        timing: Timing { pace, quiet: Duration::from_millis(20), ..Timing::default() },
-    };
+    let mut options = kube_side::options(api, node, state_dir.path(), timing);
+    options.host = Arc::new(HOST);
+    let client = options.client.clone();
     let states = source::start(options, None).expect("no file, no mistakes");
     let sessions = Arc::new(Sessions::default());
     tokio::spawn(status::report(client, node.to_owned(), states, sessions.clone(), rhythm));

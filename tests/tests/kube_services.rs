@@ -3,73 +3,33 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests wait for real tasks and sockets")]
 
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use routelet::kube::address::{Host, HostAddress};
 use routelet::kube::services::EXCLUDE_LABEL;
-use routelet::kube::source::{self, Options, Origin, State, Timing};
+use routelet::kube::source::{Origin, State, Timing};
 use routelet::kube::watch::Pace;
 use routelet_bgp::core::config::OriginatedKind;
 use routelet_tests::fakeapi::{FakeApi, Fault};
+use routelet_tests::kube_side::KubeSide;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 const CLUSTER: &str = "10.96.0.0/12";
 const EXTERNAL: &str = "192.0.2.0/24";
 
-struct Lab;
+/// Faster than in a cluster.
+const TIMING: Timing = Timing {
+    pace: Pace { watch: Duration::from_secs(30), list: Duration::from_secs(5), page: 2 },
+    quiet: Duration::from_millis(50),
+    patience: Duration::from_secs(1),
+    doubt: Duration::from_secs(3),
+    look: Duration::from_millis(200),
+};
 
-impl Host for Lab {
-    fn addresses(&self) -> Vec<HostAddress> {
-        let net = "172.30.1.11/24".parse().expect("net");
-        vec![HostAddress { interface: "eth0".to_owned(), net }]
-    }
-
-    fn source_towards(&self, _: IpAddr) -> Option<IpAddr> {
-        None
-    }
-}
-
-struct Agent(watch::Receiver<State>);
-
-impl Agent {
-    fn start(api: &FakeApi, state_dir: &Path) -> Self {
-        let config = kube::Config::new(api.url().parse().expect("url"));
-        let pace = Pace { watch: Duration::from_secs(30), list: Duration::from_secs(5), page: 2 };
-        let options = Options {
-            client: routelet::kube::client(config, pace).expect("client"),
-            node: "node-a".to_owned(),
-            namespace: "kube-system".to_owned(),
-            state_dir: state_dir.to_owned(),
-            host: Arc::new(Lab),
-            timing: Timing {
-                pace,
-                quiet: Duration::from_millis(50),
-                patience: Duration::from_secs(1),
-                doubt: Duration::from_secs(3),
-                look: Duration::from_millis(200),
-            },
-        };
-        Self(source::start(options, None).expect("no file, no mistakes"))
-    }
-
-    async fn until(&mut self, what: &str, holds: impl Fn(&State) -> bool) -> State {
-        let found = timeout(Duration::from_secs(60), self.0.wait_for(holds)).await;
-        match found.map(|state| state.expect("the source runs").clone()) {
-            Ok(state) => state,
-            Err(_) => panic!("never: {what}; the state is {:#?}", *self.0.borrow()),
-        }
-    }
-
-    /// Waits until exactly these service prefixes are advertised.
-    async fn advertises(&mut self, prefixes: &[&str]) -> State {
-        self.until(&format!("{prefixes:?}"), |state| advertised(state) == prefixes).await
-    }
+/// Waits until exactly these service prefixes are advertised.
+async fn advertises(agent: &mut KubeSide, prefixes: &[&str]) -> State {
+    agent.until(&format!("{prefixes:?}"), |state| advertised(state) == prefixes).await
 }
 
 fn advertised(state: &State) -> Vec<String> {
@@ -117,13 +77,13 @@ fn here(ready: bool) -> Value {
 }
 
 /// One node more than ours, and the ranges.
-async fn scene(spec: Value) -> (FakeApi, TempDir, Agent) {
+async fn scene(spec: Value) -> (FakeApi, TempDir, KubeSide) {
     let api = FakeApi::start().await;
     api.node("node-a", "172.30.1.11", "10.244.1.0/24");
     api.node("node-b", "172.30.1.12", "10.244.2.0/24");
     ranges(&api, spec);
     let directory = tempfile::tempdir().expect("directory");
-    let mut agent = Agent::start(&api, directory.path());
+    let mut agent = KubeSide::start(&api, directory.path(), TIMING);
     agent.until("a configuration", |state| state.config.is_some()).await;
     (api, directory, agent)
 }
@@ -134,14 +94,14 @@ async fn services_are_asked_for_only_where_their_addresses_are_advertised() {
     sleep(Duration::from_millis(500)).await;
     assert_eq!(api.count("list", "services") + api.count("list", "endpointslices"), 0);
     ranges(&api, both());
-    let state = agent.advertises(&[CLUSTER, EXTERNAL]).await;
+    let state = advertises(&mut agent, &[CLUSTER, EXTERNAL]).await;
     let config = state.config.expect("a configuration");
     assert_eq!(config.speaker.cluster.services.len(), 2, "and accepted from others");
     assert_eq!(api.count("list", "services"), 1);
     api.until("watches", |api| api.count("watch", "endpointslices") == 1).await;
     // Switched off again, the watches end.
     ranges(&api, json!({}));
-    agent.advertises(&[]).await;
+    advertises(&mut agent, &[]).await;
     api.end_watches();
     api.until("other watches go on", |api| api.count("watch", "nodes") > 1).await;
     sleep(Duration::from_millis(500)).await;
@@ -151,7 +111,7 @@ async fn services_are_asked_for_only_where_their_addresses_are_advertised() {
 #[tokio::test]
 async fn local_services_are_advertised_from_nodes_with_a_ready_endpoint() {
     let (api, _dir, mut agent) = scene(both()).await;
-    agent.advertises(&[CLUSTER, EXTERNAL]).await;
+    advertises(&mut agent, &[CLUSTER, EXTERNAL]).await;
     service(&api, "web", "Local", "192.0.2.7");
     service(&api, "wide", "Cluster", "192.0.2.8");
     service(&api, "greedy", "Local", "198.51.100.1");
@@ -159,7 +119,7 @@ async fn local_services_are_advertised_from_nodes_with_a_ready_endpoint() {
         endpoints(&api, name, here(true));
     }
     let with = ["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24", "192.0.2.7/32"];
-    let state = agent.advertises(&with).await;
+    let state = advertises(&mut agent, &with).await;
     // Packets to what is advertised and nobody has are dropped; these are somebody's.
     let firewall = &state.config.as_ref().expect("a configuration").firewall.services;
     let claimed: Vec<String> = firewall.claimed.iter().map(|one| one.address.to_string()).collect();
@@ -167,9 +127,9 @@ async fn local_services_are_advertised_from_nodes_with_a_ready_endpoint() {
     assert_eq!(firewall.ranges.len(), 4);
     endpoints(&api, "web", here(false));
     // Its cluster IP is that of the others in this scene, and served for them.
-    agent.advertises(&["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24"]).await;
+    advertises(&mut agent, &["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24"]).await;
     endpoints(&api, "web", here(true));
-    agent.advertises(&with).await;
+    advertises(&mut agent, &with).await;
     // The pod here terminates while another is ready elsewhere: the address goes before the pod does.
     endpoints(
         &api,
@@ -179,9 +139,9 @@ async fn local_services_are_advertised_from_nodes_with_a_ready_endpoint() {
             {"nodeName": "node-b", "conditions": {"ready": true}},
         ]),
     );
-    agent.advertises(&["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24"]).await;
+    advertises(&mut agent, &["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24"]).await;
     api.delete("services", "greedy");
-    agent.advertises(&["10.96.0.0/12", "192.0.2.0/24"]).await;
+    advertises(&mut agent, &["10.96.0.0/12", "192.0.2.0/24"]).await;
 }
 
 #[tokio::test]
@@ -196,7 +156,7 @@ async fn endpoints_of_other_services_make_no_work() {
     // What else the beginning brings, for example the first list of endpoints, is through.
     loop {
         sleep(Duration::from_millis(500)).await;
-        let now = agent.0.borrow().clone();
+        let now = agent.states.borrow().clone();
         if now.generation == first.generation {
             break;
         }
@@ -207,18 +167,18 @@ async fn endpoints_of_other_services_make_no_work() {
         sleep(Duration::from_millis(100)).await;
     }
     sleep(Duration::from_millis(300)).await;
-    assert_eq!(agent.0.borrow().generation, first.generation);
+    assert_eq!(agent.states.borrow().generation, first.generation);
 }
 
 #[tokio::test]
 async fn a_label_keeps_a_node_from_advertising() {
     let (api, _dir, mut agent) = scene(both()).await;
-    agent.advertises(&[CLUSTER, EXTERNAL]).await;
+    advertises(&mut agent, &[CLUSTER, EXTERNAL]).await;
     api.edit("nodes", "node-a", |node| node["metadata"]["labels"][EXCLUDE_LABEL] = json!(""));
-    let state = agent.advertises(&[]).await;
+    let state = advertises(&mut agent, &[]).await;
     assert_eq!(state.config.expect("a configuration").speaker.cluster.services.len(), 2);
     api.edit("nodes", "node-a", |node| node["metadata"]["labels"] = json!({}));
-    agent.advertises(&[CLUSTER, EXTERNAL]).await;
+    advertises(&mut agent, &[CLUSTER, EXTERNAL]).await;
 }
 
 #[tokio::test]
@@ -226,7 +186,7 @@ async fn services_that_cannot_be_listed_hinder_nothing_else() {
     let (api, _dir, mut agent) = scene(json!({})).await;
     api.fault("services", Fault::Status(403));
     ranges(&api, both());
-    let state = agent.advertises(&[CLUSTER, EXTERNAL]).await;
+    let state = advertises(&mut agent, &[CLUSTER, EXTERNAL]).await;
     assert!(state.troubles["services"].contains("apply deploy/rbac.yaml"), "{:?}", state.troubles);
     api.node("node-c", "172.30.1.13", "10.244.3.0/24");
     agent
@@ -237,7 +197,7 @@ async fn services_that_cannot_be_listed_hinder_nothing_else() {
     service(&api, "web", "Local", "192.0.2.7");
     endpoints(&api, "web", here(true));
     api.fault("services", Fault::None);
-    agent.advertises(&["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24", "192.0.2.7/32"]).await;
+    advertises(&mut agent, &["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24", "192.0.2.7/32"]).await;
 }
 
 #[tokio::test]
@@ -246,32 +206,32 @@ async fn addresses_survive_the_api_server_and_a_restart_without_it() {
     service(&api, "web", "Local", "192.0.2.7");
     endpoints(&api, "web", here(true));
     let with = ["10.96.0.0/12", "10.96.0.7/32", "192.0.2.0/24", "192.0.2.7/32"];
-    agent.advertises(&with).await;
+    advertises(&mut agent, &with).await;
     // A server that lost its memory of them is not believed at once.
     api.delete("services", "web");
     api.compact();
     api.fault("services", Fault::Status(503));
     api.end_watches();
     sleep(Duration::from_millis(300)).await;
-    assert_eq!(advertised(&agent.0.borrow()), with);
+    assert_eq!(advertised(&agent.states.borrow()), with);
     service(&api, "web", "Local", "192.0.2.7");
     api.fault("services", Fault::None);
     agent.until("no trouble", |state| state.troubles.is_empty()).await;
-    assert_eq!(advertised(&agent.0.borrow()), with);
+    assert_eq!(advertised(&agent.states.borrow()), with);
     let saved = dir.path().join("kubernetes.json");
     let text = std::fs::read_to_string(&saved).expect("saved");
     assert!(text.contains("192.0.2.7"), "{text}");
     drop(agent);
     api.down().await;
-    let mut agent = Agent::start(&api, dir.path());
-    let state = agent.advertises(&with).await;
+    let mut agent = KubeSide::start(&api, dir.path(), TIMING);
+    let state = advertises(&mut agent, &with).await;
     assert!(matches!(state.origin, Origin::LastGood(_)));
 }
 
 #[tokio::test]
 async fn ranges_that_are_pods_are_refused_and_the_version_before_stays() {
     let (api, _dir, mut agent) = scene(both()).await;
-    agent.advertises(&[CLUSTER, EXTERNAL]).await;
+    advertises(&mut agent, &[CLUSTER, EXTERNAL]).await;
     ranges(&api, json!({"serviceClusterIPs": [{"cidr": "10.244.0.0/16"}]}));
     let state = agent.until("a refusal", |state| !state.refused.is_empty()).await;
     let words = format!("{:?}", state.refused);
