@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use routelet::kube::address::{Host, HostAddress};
-use routelet::kube::source::{self, Options, State, Timing};
+use routelet::kube::source::{self, Options, Timing};
+use routelet::kube::state::State;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use routelet::config::{Config, PeerStep};
-use routelet::kube::source::{Origin, State, Timing};
+use routelet::kube::source::Timing;
+use routelet::kube::state::{Origin, State};
 use routelet::kube::watch::Pace;
 use routelet_tests::fakeapi::{FakeApi, Fault};
 use routelet_tests::kube_side::{KubeSide, peers};

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use routelet::kube::services::EXCLUDE_LABEL;
-use routelet::kube::source::{Origin, State, Timing};
+use routelet::kube::source::Timing;
+use routelet::kube::state::{Origin, State};
 use routelet::kube::watch::Pace;
 use routelet_bgp::core::config::OriginatedKind;
 use routelet_tests::fakeapi::{FakeApi, Fault};

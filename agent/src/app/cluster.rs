@@ -20,7 +20,8 @@ use crate::api::{Backend, health};
 use crate::config::{self, Config, Loaded};
 use crate::kube::address::ThisHost;
 use crate::kube::crd::PeerStatus;
-use crate::kube::source::{self, Options, State, Timing};
+use crate::kube::source::{self, Options, Timing};
+use crate::kube::state::State;
 use crate::kube::status::{self, Agent, Facts, Rhythm};
 use crate::metrics;
 

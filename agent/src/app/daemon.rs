@@ -21,7 +21,7 @@ use crate::api::{Backend, ClusterSnapshot, Snapshot, views};
 use crate::cni::CniHandle;
 use crate::config::{self, Config, ConfigWatcher, LoadError, Loaded};
 use crate::kernel::{KernelHandle, KernelLookup, KernelStatus, RouteStatus, RouteWay};
-use crate::kube::source::{Origin, State};
+use crate::kube::state::{Origin, State};
 use crate::metrics;
 use crate::nft::{FirewallHandle, FirewallStatus};
 

@@ -2,7 +2,7 @@
 //! agent's state goes back.
 //!
 //! ```text
-//!  API server ─► watch.rs ─► source.rs (Objects) ─► translate/ ─► Config ─► the daemon
+//!  API server ─► watch.rs ─► source.rs (Store) ──► translate/ ─► Config ─► the daemon
 //!       ▲                        │      ▲                │
 //!       │                        ▼      │                ▼
 //!       └──────── status.rs ◄─ State   disk.rs (last good objects, Secrets)
@@ -10,7 +10,7 @@
 //!
 //! In flow: Nodes, the kinds of [`crd`], the Secrets that peers name, Services and their endpoints where
 //! their addresses are advertised. Out flow: a
-//! [`source::State`] with the configuration that should run, BGPNodeStatus, conditions and Events.
+//! [`state::State`] with the configuration that should run, BGPNodeStatus, conditions and Events.
 //!
 //! What always holds: the API server's absence, slowness or loss of memory changes nothing that runs;
 //! one wrong object is refused alone; nothing is asked for that is not used.
@@ -30,7 +30,9 @@ mod service_watch;
 pub mod services;
 mod slim;
 pub mod source;
+pub mod state;
 pub mod status;
+mod store;
 pub mod translate;
 pub mod watch;
 

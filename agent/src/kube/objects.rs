@@ -70,6 +70,20 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
         }
     }
+
+    /// Its name in URLs, under which its troubles go.
+    #[must_use]
+    pub const fn resource(self) -> &'static str {
+        match self {
+            Self::Node => "nodes",
+            Self::BGPConfiguration => "bgpconfigurations",
+            Self::BGPPeer => "bgppeers",
+            Self::BGPFilter => "bgpfilters",
+            Self::IPPool => "ippools",
+            Self::Service => "services",
+            Self::EndpointSlice => "endpointslices",
+        }
+    }
 }
 
 impl fmt::Display for Kind {

@@ -6,18 +6,17 @@
 //!
 //! ```text
 //!  disk ─(the API server does not answer in time)─┐
-//!  watches ─► Objects ─(quiet for a moment)─► translate ─► State ─► daemon, status
+//!  watches ─► Store ──(quiet for a moment)─► translate ─► State ─► daemon, status
 //!                                                 └─► disk
 //! ```
 //!
 //! What always holds: until every kind has been listed completely, nothing of what the API server says
-//! counts; what it does not say any more counts only if it says so (a kind that suddenly lists empty,
-//! or half of the Nodes gone at once, is believed after a while only, and nothing that lacks our own
-//! Node ever is); a configuration that cannot be made leaves the one that runs.
+//! counts; what it does not say any more counts only if it says so, and not at once if that is hard to
+//! believe ([`super::store`]); a configuration that cannot be made leaves the one that runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
@@ -25,26 +24,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::address::{Choice, Host, HostAddress};
-use super::crd::Condition;
+use super::address::{Host, HostAddress};
 use super::disk::{self, Saved};
-use super::objects::{Custom, Key, Kind, Node, Objects};
+use super::objects::{Custom, Key, Kind, Objects};
 use super::secrets::Secrets;
-use super::service_watch::{OwnTask, ServiceWatch, advertises_services};
+use super::service_watch::{OwnTask, advertises_services};
 use super::services::addresses;
-use super::translate::{Refused, Translation, Translator};
-use super::watch::{Change, Pace, Update, is_list, kind, secret, services, slices, values};
+use super::state::{Observed, Origin, State};
+use super::store::Store;
+use super::translate::{Translation, Translator};
+use super::watch::{Pace, Update, kind, secret, services, slices};
+use crate::config::ConfigError;
 use crate::config::file::ConfigFile;
 use crate::config::parts::read_base;
-use crate::config::{Config, ConfigError};
 
 /// Where the last good objects are kept by default.
 pub const STATE_DIR: &str = "/var/lib/routelet";
 /// Updates that may wait; a watch that brings more waits itself.
 const UPDATES: usize = 256;
-/// A trouble that did not happen again for so long is over: back-off waits 30 s at most, and a
-/// connection takes as long to fail.
-const TROUBLE: Duration = Duration::from_secs(90);
 
 /// What the source needs to know.
 #[derive(Clone)]
@@ -90,108 +87,6 @@ impl Default for Timing {
     }
 }
 
-/// Where a configuration came from.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub enum Origin {
-    /// There is none yet.
-    #[default]
-    None,
-    /// From the disk, written then.
-    LastGood(String),
-    /// From the API server.
-    Live,
-}
-
-/// What should run, and what hinders something newer.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct State {
-    /// The configuration; `None` as long as there never was one.
-    pub config: Option<Arc<Config>>,
-    /// Counts the configurations that differed.
-    pub generation: u64,
-    /// Where it came from.
-    pub origin: Origin,
-    /// Objects that are not part of it as they are written.
-    pub refused: Arc<BTreeMap<Key, Refused>>,
-    /// Why the objects as they are now give no configuration at all.
-    pub failure: Vec<String>,
-    /// The own addresses and why they are these.
-    pub choice: Choice,
-    /// The own Node.
-    pub node: Option<Node>,
-    /// What the custom resources say of themselves, and which nodes they are for.
-    pub custom: Arc<BTreeMap<Key, Observed>>,
-    /// Names of all nodes.
-    pub nodes: Arc<BTreeSet<String>>,
-    /// What the API server fails to tell, by source.
-    pub troubles: BTreeMap<String, String>,
-    /// How often it failed.
-    pub errors: Arc<WatchErrors>,
-}
-
-/// Lists and watches that failed since the start. Any two are equal: a state does not change by them.
-#[derive(Debug, Default)]
-pub struct WatchErrors(Mutex<BTreeMap<String, u64>>);
-
-impl WatchErrors {
-    /// By resource; those that never failed are there with 0.
-    #[must_use]
-    pub fn counts(&self) -> Vec<(String, u64)> {
-        let mut counts: BTreeMap<String, u64> =
-            Kind::ALL.into_iter().map(|kind| (resource_name(kind).to_owned(), 0)).collect();
-        counts.extend(self.lock().iter().map(|(resource, count)| (resource.clone(), *count)));
-        counts.into_iter().collect()
-    }
-
-    /// Counts one of a source such as `nodes` or `secrets/NAME`.
-    fn count(&self, source: &str) {
-        let resource = source.split('/').next().unwrap_or(source);
-        *self.lock().entry(resource.to_owned()).or_default() += 1;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
-        self.0.lock().expect("invariant: no holder panics")
-    }
-}
-
-impl PartialEq for WatchErrors {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl State {
-    /// What a configuration from the API server waits for, in words; nothing when it is there.
-    #[must_use]
-    pub fn pending(&self) -> Vec<String> {
-        let mut pending = Vec::new();
-        match &self.origin {
-            Origin::Live => {}
-            Origin::LastGood(written) => {
-                pending
-                    .push(format!("the API server: running with the configuration of {written}"));
-            }
-            Origin::None => pending.push("the first configuration".to_owned()),
-        }
-        pending.extend(self.failure.iter().cloned());
-        pending.extend(self.troubles.iter().map(|(what, words)| format!("{what}: {words}")));
-        pending
-    }
-}
-
-/// A custom resource as the agents see it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Observed {
-    /// Tells it from an earlier one with its name.
-    pub uid: String,
-    /// `metadata.generation`.
-    pub generation: i64,
-    /// The condition that it has.
-    pub accepted: Option<Condition>,
-    /// Names of the nodes that it is for.
-    pub nodes: BTreeSet<String>,
-}
-
 /// Starts the source; it ends when every receiver is dropped. `base` is a file with what concerns this
 /// host only: its name, and its text.
 ///
@@ -220,17 +115,9 @@ struct Source {
     /// `None` while a configuration is being made.
     translator: Option<Translator>,
     state: watch::Sender<State>,
-    objects: Objects,
-    secrets: Secrets,
-    /// Kinds that have been listed completely.
-    listed: BTreeSet<Kind>,
-    /// Lists that are hard to believe, and when they are believed.
-    doubted: BTreeMap<Kind, (Instant, Update)>,
-    troubles: BTreeMap<String, (Instant, String)>,
+    store: Store,
     /// Tasks that watch a Secret.
     secret_tasks: BTreeMap<String, AbortHandle>,
-    /// Secrets about which the API server has said anything.
-    answered: BTreeSet<String>,
     /// Until when the first configuration waits for Secrets.
     awaited: Option<Instant>,
     /// Whether what the API server says was published once.
@@ -239,7 +126,6 @@ struct Source {
     updates: mpsc::Sender<Update>,
     received: mpsc::Receiver<Update>,
     addresses: Vec<HostAddress>,
-    services: ServiceWatch,
     saved: Option<(Objects, Secrets)>,
     written: Option<String>,
 }
@@ -247,24 +133,19 @@ struct Source {
 impl Source {
     fn new(options: Options, translator: Translator, state: watch::Sender<State>) -> Self {
         let (updates, received) = mpsc::channel(UPDATES);
+        let errors = state.borrow().errors.clone();
         Self {
             addresses: options.host.addresses(),
+            store: Store::new(options.node.clone(), options.timing.doubt, errors),
             options,
             translator: Some(translator),
             state,
-            objects: Objects::default(),
-            secrets: Secrets::default(),
-            listed: BTreeSet::new(),
-            doubted: BTreeMap::new(),
-            troubles: BTreeMap::new(),
             secret_tasks: BTreeMap::new(),
-            answered: BTreeSet::new(),
             awaited: None,
             live: false,
             tasks: JoinSet::new(),
             updates,
             received,
-            services: ServiceWatch::default(),
             saved: None,
             written: None,
         }
@@ -284,16 +165,16 @@ impl Source {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let state = self.state.clone();
         loop {
-            let doubt = self.doubted.values().map(|(until, _)| *until).min();
+            let doubt = self.store.doubted_until();
             tokio::select! {
                 Some(update) = self.received.recv() => {
-                    if self.take(update) {
+                    if self.store.take(update) {
                         due.get_or_insert(Instant::now() + timing.quiet);
                     }
                 }
                 () = at(due) => {
                     due = None;
-                    if self.is_complete() {
+                    if self.store.is_complete() {
                         waits_for_disk = false;
                         if let Some(until) = self.wait_for_services() {
                             due = Some(until);
@@ -305,7 +186,7 @@ impl Source {
                     }
                 }
                 () = at(doubt) => {
-                    self.believe();
+                    self.store.believe();
                     due.get_or_insert(Instant::now() + timing.quiet);
                 }
                 () = at(self.awaited) => {
@@ -317,7 +198,7 @@ impl Source {
                 }
                 _ = look.tick() => {
                     let addresses = self.options.host.addresses();
-                    if addresses != self.addresses || self.expire() {
+                    if addresses != self.addresses || self.store.expire() {
                         self.addresses = addresses;
                         due.get_or_insert(Instant::now() + timing.quiet);
                     }
@@ -335,9 +216,9 @@ impl Source {
                 if let Some(translator) = &mut self.translator {
                     translator.resume(saved.objects.clone());
                 }
-                self.secrets = saved.secrets.clone();
+                self.store.secrets = saved.secrets.clone();
                 self.written = Some(saved.written);
-                self.objects.services.clone_from(&saved.objects.services);
+                self.store.objects.services.clone_from(&saved.objects.services);
                 self.saved = Some((saved.objects, saved.secrets));
                 true
             }
@@ -348,199 +229,36 @@ impl Source {
         }
     }
 
-    fn is_complete(&self) -> bool {
-        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
-    }
-
-    /// Takes an update in; whether anything has changed.
-    fn take(&mut self, update: Update) -> bool {
-        if let Some(kind) = is_list(&update) {
-            let relieved = self.troubles.remove(resource_name(kind)).is_some();
-            if self.is_doubtful(&update) {
-                let until = Instant::now() + self.options.timing.doubt;
-                tracing::warn!(
-                    %kind,
-                    "the API server lists far fewer objects than before; believed in {} s if it stays so",
-                    self.options.timing.doubt.as_secs()
-                );
-                let lacks_us = self.lacks_us(&update);
-                self.doubted.insert(kind, (until, update));
-                return lacks_us && self.say_that_we_are_not_listed() || relieved;
-            }
-            self.doubted.remove(&kind);
-            if kind == Kind::Node {
-                // The server has its memory again: what it forgot of the others comes now, too.
-                let until = Instant::now() + self.options.timing.doubt;
-                self.doubted.values_mut().for_each(|(when, _)| *when = until);
-            }
-            return self.listed.insert(kind) | self.change(update) | relieved;
-        }
-        // What is told after a list that is not believed yet is about that list.
-        if let Some(kind) = update.kind()
-            && let Some((until, list)) = self.doubted.remove(&kind)
-        {
-            let list = list.followed_by(update);
-            if self.is_doubtful(&list) {
-                self.doubted.insert(kind, (until, list));
-                return false;
-            }
-            return self.change(list);
-        }
-        self.change(update)
-    }
-
-    /// An API server that came back without its data says that everything is gone.
-    fn is_doubtful(&self, update: &Update) -> bool {
-        match update {
-            Update::Nodes(Change::All(nodes)) => {
-                let before = self.objects.nodes.len();
-                before >= 4 && nodes.len() * 2 < before || self.lacks_us(update)
-            }
-            Update::Custom(kind, Change::All(list)) => {
-                list.is_empty() && self.objects.of(*kind).next().is_some()
-            }
-            Update::Services(Change::All(list)) => {
-                list.is_empty() && !self.services.services.is_empty()
-            }
-            Update::Slices(Change::All(list)) => {
-                list.is_empty() && !self.services.slices.is_empty()
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether it is a list of the Nodes without ours, which was there: not one of our cluster.
-    fn lacks_us(&self, update: &Update) -> bool {
-        let own = &self.options.node;
-        let Update::Nodes(Change::All(nodes)) = update else { return false };
-        self.objects.nodes.contains_key(own) && nodes.iter().all(|node| node.name != *own)
-    }
-
-    /// Notes it as a trouble; whether that is news.
-    fn say_that_we_are_not_listed(&mut self) -> bool {
-        let words =
-            format!("the Node {} is not listed; the list is not believed", self.options.node);
-        self.change(Update::Trouble("nodes".to_owned(), words))
-    }
-
-    /// Believes what was doubted long enough, unless the server does not even know our own Node.
-    fn believe(&mut self) {
-        let now = Instant::now();
-        let nodes = self.doubted.get(&Kind::Node);
-        if nodes.is_some_and(|(_, list)| self.lacks_us(list)) {
-            let until = now + self.options.timing.doubt;
-            self.doubted.values_mut().for_each(|(when, _)| *when = until);
-            self.say_that_we_are_not_listed();
-            return;
-        }
-        let ripe: Vec<Kind> = self
-            .doubted
-            .iter()
-            .filter(|(_, (until, _))| *until <= now)
-            .map(|(kind, _)| *kind)
-            .collect();
-        for kind in ripe {
-            if let Some((_, list)) = self.doubted.remove(&kind) {
-                self.change(list);
-            }
-        }
-    }
-
-    fn change(&mut self, update: Update) -> bool {
-        match update {
-            Update::Nodes(Change::All(nodes)) => {
-                let nodes = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
-                std::mem::replace(&mut self.objects.nodes, nodes) != self.objects.nodes
-            }
-            Update::Nodes(Change::One(node)) => {
-                let before = self.objects.nodes.insert(node.name.clone(), node.clone());
-                before.as_ref() != Some(&node)
-            }
-            Update::Nodes(Change::Gone(name)) => self.objects.nodes.remove(&name).is_some(),
-            Update::Custom(kind, Change::All(list)) => {
-                let mut custom = self.objects.custom.clone();
-                custom.retain(|key, _| key.kind != kind);
-                custom.extend(list.into_iter().map(|one| (Key::new(kind, &*one.name), one)));
-                let differs = custom != self.objects.custom;
-                self.objects.custom = custom;
-                differs
-            }
-            Update::Custom(kind, Change::One(one)) => {
-                let key = Key::new(kind, &*one.name);
-                let before: Option<Custom> = self.objects.custom.insert(key, one.clone());
-                before.as_ref() != Some(&one)
-            }
-            Update::Custom(kind, Change::Gone(name)) => {
-                self.objects.custom.remove(&Key::new(kind, name)).is_some()
-            }
-            // Watches that were ended may have left something behind.
-            Update::Services(_) | Update::Slices(_) if self.services.tasks.is_empty() => false,
-            Update::Services(change) => self.services.take_services(change),
-            Update::Slices(change) => self.services.take_slices(change),
-            Update::Secret(name, None) => {
-                tracing::warn!(secret = %name, "the Secret is not there; what it had before stays in use");
-                self.answered.insert(name)
-            }
-            Update::Secret(name, secret) => {
-                let differs = self.secrets.set(&name, values(secret));
-                self.answered.insert(name) || differs
-            }
-            Update::Trouble(what, words) => {
-                self.state.borrow().errors.count(&what);
-                if let Some(name) = what.strip_prefix("secrets/") {
-                    self.answered.insert(name.to_owned());
-                }
-                let known = self.troubles.get(&what).is_some_and(|(_, known)| *known == words);
-                if !known {
-                    tracing::warn!(what, reason = %words, "the API server does not answer as it should");
-                }
-                self.troubles.insert(what, (Instant::now(), words));
-                !known
-            }
-        }
-    }
-
-    /// Forgets troubles that are over; whether there were any.
-    fn expire(&mut self) -> bool {
-        let before = self.troubles.len();
-        self.troubles.retain(|_, (when, _)| when.elapsed() < TROUBLE);
-        self.troubles.len() != before
-    }
-
     /// Watches Services and EndpointSlices exactly where the BGPConfiguration asks for them, and brings
     /// their addresses up to date. Until when a configuration waits for the first of them; after that
     /// it is made with those from the disk, or with none.
     fn wait_for_services(&mut self) -> Option<Instant> {
-        if !advertises_services(&self.objects) {
-            self.services = ServiceWatch::default();
-            self.listed.retain(|kind| Kind::ALL.contains(kind));
-            self.doubted.retain(|kind, _| Kind::ALL.contains(kind));
-            self.objects.services = None;
+        if !advertises_services(&self.store.objects) {
+            self.store.forget_services();
             return None;
         }
-        if self.services.tasks.is_empty() {
+        if self.store.services.tasks.is_empty() {
             let Options { client, node, timing, .. } = &self.options;
             let (services, endpoints) = (
                 services(client.clone(), timing.pace, self.updates.clone()),
                 slices(client.clone(), node.clone(), timing.pace, self.updates.clone()),
             );
-            self.services.tasks =
+            self.store.services.tasks =
                 vec![OwnTask(self.tasks.spawn(services)), OwnTask(self.tasks.spawn(endpoints))];
-            self.services.patience = Some(Instant::now() + timing.patience);
+            self.store.services.patience = Some(Instant::now() + timing.patience);
         }
-        let known =
-            [Kind::Service, Kind::EndpointSlice].iter().all(|kind| self.listed.contains(kind));
-        if known {
-            let services = &self.services;
+        let services = &self.store.services;
+        if self.store.knows_services() {
             let addresses = addresses(services.services.values(), services.slices.values());
-            self.objects.services = Some(addresses);
+            self.store.objects.services = Some(addresses);
             return None;
         }
-        self.services.patience.filter(|until| *until > Instant::now())
+        self.store.services.patience.filter(|until| *until > Instant::now())
     }
 
     async fn translate_live(&mut self) {
-        let Some(translation) = self.translate(self.objects.clone(), self.secrets.clone()).await
+        let Some(translation) =
+            self.translate(self.store.objects.clone(), self.store.secrets.clone()).await
         else {
             return;
         };
@@ -590,9 +308,9 @@ impl Source {
     fn publish(&mut self, translation: Translation, origin: Origin) {
         let Translation { config, refused, nodes_of, choice, .. } = translation;
         let custom = self.observed(nodes_of);
-        let troubles = self.words_of_troubles();
-        let node = self.objects.nodes.get(&self.options.node).cloned();
-        let nodes = Arc::new(self.objects.nodes.keys().cloned().collect());
+        let troubles = self.store.words_of_troubles();
+        let node = self.store.objects.nodes.get(&self.options.node).cloned();
+        let nodes = Arc::new(self.store.objects.nodes.keys().cloned().collect());
         self.state.send_if_modified(|state| {
             let mut new = State {
                 refused: Arc::new(refused),
@@ -648,17 +366,13 @@ impl Source {
             };
             (key.clone(), observed)
         };
-        self.objects.custom.iter().map(of).collect()
-    }
-
-    fn words_of_troubles(&self) -> BTreeMap<String, String> {
-        self.troubles.iter().map(|(what, (_, words))| (what.clone(), words.clone())).collect()
+        self.store.objects.custom.iter().map(of).collect()
     }
 
     /// Tells what hinders a first configuration, and which Node a report about that belongs to.
     fn publish_troubles(&self) {
-        let troubles = self.words_of_troubles();
-        let node = self.objects.nodes.get(&self.options.node);
+        let troubles = self.store.words_of_troubles();
+        let node = self.store.objects.nodes.get(&self.options.node);
         self.state.send_if_modified(|state| {
             let modified =
                 state.troubles != troubles || node.is_some() && state.node.as_ref() != node;
@@ -671,8 +385,7 @@ impl Source {
     /// Whether the first configuration has to wait for Secrets that were only just asked for: without
     /// them their peers would be refused for a moment, and others get their addresses.
     fn awaits(&mut self, names: &BTreeSet<String>) -> bool {
-        let missing = |name: &String| !self.answered.contains(name) && !self.secrets.has(name);
-        if self.live || !names.iter().any(missing) {
+        if self.live || names.iter().all(|name| self.store.knows_secret(name)) {
             self.awaited = None;
             return false;
         }
@@ -701,7 +414,7 @@ impl Source {
                 self.secret_tasks.insert(name.clone(), task);
             }
         }
-        self.secrets.retain(|name| names.contains(name));
+        self.store.secrets.retain(|name| names.contains(name));
         // Tasks that were aborted are not kept.
         while self.tasks.try_join_next().is_some() {}
     }
@@ -709,7 +422,7 @@ impl Source {
     /// Keeps what the configuration was made of, if it has changed.
     async fn save(&mut self) {
         let Some(translator) = &self.translator else { return };
-        let now = (translator.accepted().clone(), self.secrets.clone());
+        let now = (translator.accepted().clone(), self.store.secrets.clone());
         if self.saved.as_ref() == Some(&now) {
             return;
         }
@@ -724,19 +437,6 @@ impl Source {
             ),
             Err(error) => tracing::warn!(%error, "keeping the last good configuration failed"),
         }
-    }
-}
-
-/// The name under which a kind's troubles go.
-fn resource_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Node => "nodes",
-        Kind::BGPConfiguration => "bgpconfigurations",
-        Kind::BGPPeer => "bgppeers",
-        Kind::BGPFilter => "bgpfilters",
-        Kind::IPPool => "ippools",
-        Kind::Service => "services",
-        Kind::EndpointSlice => "endpointslices",
     }
 }
 

@@ -35,7 +35,7 @@ use super::crd::{
 use super::disk::now;
 use super::objects::{Key, Kind, Node, NodeObject, V4_ANNOTATION, V6_ANNOTATION};
 use super::ready::Readiness;
-use super::source::{Observed, Origin, State};
+use super::state::{Observed, Origin, State};
 use super::watch::{chain, resource};
 
 /// Who we are to the API server: the owner of the fields that we apply.
