@@ -18,7 +18,7 @@
 //! `reconcile` decides, without IO or clock, over `desired` (what is wanted, what the kernel has),
 //! `topology` and `nexthop` (what resolves how), `tunnel` (by which way), `objects` (large next-hop
 //! sets as nexthop objects of the kernel) and `hold` (how long to wait); `writer`, `monitor` and
-//! `query` talk to the kernel over [`crate::netlink`], in the messages of `route`. `memory` keeps
+//! `query` talk to the kernel over [`crate::netlink`], in the messages of `route` and `link`. `memory` keeps
 //! where our routes are across restarts.
 
 mod desired;
@@ -26,6 +26,7 @@ mod forwarding;
 mod hold;
 mod kind;
 mod latency;
+mod link;
 mod lookup;
 mod manager;
 mod memory;

@@ -12,8 +12,9 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use socket2::SockFilter;
 
 use super::kind;
+use super::link::{Address, Link};
 use super::objects::KernelObject;
-use super::route::{Address, KernelRoute, Link};
+use super::route::KernelRoute;
 use super::tunnel::Neighbour;
 use crate::netlink::wire::{self, Header};
 use crate::netlink::{Notice, NotificationSocket};

@@ -11,8 +11,9 @@ use std::time::Duration;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::kind;
+use super::link::{self, Address, Link};
 use super::objects::{self, KernelObject};
-use super::route::{self, Address, KernelRoute, Link, RouteFilter};
+use super::route::{self, KernelRoute, RouteFilter};
 use crate::netlink::wire::KernelError;
 use crate::netlink::{RequestError, RequestSocket};
 
@@ -62,12 +63,12 @@ pub(super) fn routes(
 
 /// All interfaces.
 pub(super) fn links(socket: &mut RequestSocket) -> Result<Vec<Link>, RequestError> {
-    socket.dump(kind::RTM_NEWLINK, route::write_link_dump, Link::parse)
+    socket.dump(kind::RTM_NEWLINK, link::write_link_dump, Link::parse)
 }
 
 /// All addresses.
 pub(super) fn addresses(socket: &mut RequestSocket) -> Result<Vec<Address>, RequestError> {
-    socket.dump(kind::RTM_NEWADDR, route::write_address_dump, Address::parse)
+    socket.dump(kind::RTM_NEWADDR, link::write_address_dump, Address::parse)
 }
 
 /// All nexthop objects; `None` where the kernel has none (before Linux 5.3).

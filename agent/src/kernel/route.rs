@@ -1,7 +1,6 @@
-//! Routes, links and addresses as the kernel has them, and their messages.
+//! Routes as the kernel has them, and their messages.
 //!
-//! In flow: payloads of `RTM_*ROUTE`, `RTM_*LINK`, `RTM_*ADDR`. Out flow: the same as values, and
-//! route requests appended to a buffer.
+//! In flow: payloads of `RTM_*ROUTE`. Out flow: the same as values, and requests appended to a buffer.
 //!
 //! What always holds: two [`Target`]s are equal exactly when the kernel forwards the same way:
 //! hops are sorted, flags that only tell about the link (dead, linkdown) are left out.
@@ -13,7 +12,6 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smallvec::SmallVec;
 
 use super::kind;
-use super::tunnel::{self, Mac};
 use crate::netlink::wire::{self, MessageWriter};
 
 const RTA_DST: u16 = 1;
@@ -40,18 +38,6 @@ const RT_SCOPE_NOWHERE: u8 = 255;
 
 const RTNH_F_ONLINK: u32 = 4;
 const RTM_F_CLONED: u32 = 0x200;
-
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINKINFO: u16 = 18;
-const IFF_UP: u32 = 1;
-const IFF_LOOPBACK: u32 = 1 << 3;
-const IFF_RUNNING: u32 = 1 << 6;
-const IFF_LOWER_UP: u32 = 1 << 16;
-
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 
 /// The main table's number.
 pub const MAIN_TABLE: u32 = 254;
@@ -406,124 +392,6 @@ pub(super) fn write_route_get(buffer: &mut Vec<u8>, sequence: u32, address: IpAd
     writer.finish();
 }
 
-/// An interface.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Link {
-    pub index: u32,
-    pub name: String,
-    /// Switched on by the administrator.
-    pub up: bool,
-    /// The medium is there.
-    pub carrier: bool,
-    pub loopback: bool,
-    /// Octets of the largest packet it takes.
-    pub mtu: u32,
-    pub mac: Option<Mac>,
-    pub kind: LinkKind,
-}
-
-/// What an interface is, as far as this room cares.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) enum LinkKind {
-    /// Hardware.
-    #[default]
-    Physical,
-    IpIp {
-        local: IpAddr,
-        /// Unspecified: to anybody.
-        remote: IpAddr,
-    },
-    Vxlan(VxlanLink),
-    /// Any other, by the kernel's name.
-    Other(Box<str>),
-}
-
-/// What makes a VXLAN device what it is.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct VxlanLink {
-    pub vni: u32,
-    pub port: u16,
-    pub local: Option<IpAddr>,
-    /// Where packets to unknown addresses go.
-    pub group: Option<IpAddr>,
-    pub learning: bool,
-}
-
-impl Link {
-    /// Reads the payload of a link message; `None` for what is no interface of the node (bridge
-    /// ports report themselves once more in a family of their own).
-    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
-        let fixed = payload.get(..16)?;
-        if fixed[0] != libc::AF_UNSPEC as u8 {
-            return None;
-        }
-        let index = wire::read_u32(fixed, 4)?;
-        let flags = wire::read_u32(fixed, 8)?;
-        let (mut name, mut mtu, mut mac) = (format!("if{index}"), 0, None);
-        let mut link_kind = LinkKind::Physical;
-        for (kind, value) in wire::attributes(&payload[16..]) {
-            match kind {
-                IFLA_IFNAME => name = wire::text(value),
-                IFLA_MTU => mtu = wire::read_u32(value, 0).unwrap_or(0),
-                IFLA_ADDRESS => mac = Mac::parse(value),
-                IFLA_LINKINFO => link_kind = tunnel::link_kind(value),
-                _ => {}
-            }
-        }
-        Some(Self {
-            index,
-            name,
-            up: flags & IFF_UP != 0,
-            carrier: flags & (IFF_RUNNING | IFF_LOWER_UP) != 0,
-            loopback: flags & IFF_LOOPBACK != 0,
-            mtu,
-            mac,
-            kind: link_kind,
-        })
-    }
-}
-
-/// An address of the node.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) struct Address {
-    pub interface: u32,
-    pub address: IpAddr,
-}
-
-impl Address {
-    /// Reads the payload of an address message.
-    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
-        let fixed = payload.get(..8)?;
-        let interface = wire::read_u32(fixed, 4)?;
-        let (mut local, mut any) = (None, None);
-        for (kind, value) in wire::attributes(&payload[8..]) {
-            match kind {
-                // On a point-to-point link IFA_ADDRESS is the other end.
-                IFA_LOCAL => local = wire::read_address(value),
-                IFA_ADDRESS => any = wire::read_address(value),
-                _ => {}
-            }
-        }
-        Some(Self { interface, address: local.or(any)? })
-    }
-}
-
-/// Appends a request to list all interfaces.
-pub(super) fn write_link_dump(buffer: &mut Vec<u8>, sequence: u32) {
-    let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
-    let mut writer = MessageWriter::new(buffer, kind::RTM_GETLINK, flags, sequence);
-    writer.octets(&[0; 16]);
-    writer.finish();
-}
-
-/// Appends a request to list all addresses.
-pub(super) fn write_address_dump(buffer: &mut Vec<u8>, sequence: u32) {
-    let flags = wire::NLM_F_REQUEST | wire::NLM_F_DUMP;
-    let mut writer = MessageWriter::new(buffer, kind::RTM_GETADDR, flags, sequence);
-    writer.octets(&[0; 8]);
-    writer.finish();
-}
-
 /// Makes a prefix of one address.
 pub(super) fn host_prefix(address: IpAddr) -> IpNet {
     match address {
@@ -597,8 +465,6 @@ mod tests {
         write_put(&mut buffer, (0, 3), &key("10.1.0.0/24"), 179, &form);
         for cut in 0..buffer.len() - wire::HEADER_LENGTH {
             let _ = KernelRoute::parse(&buffer[wire::HEADER_LENGTH..wire::HEADER_LENGTH + cut]);
-            let _ = Link::parse(&buffer[wire::HEADER_LENGTH..wire::HEADER_LENGTH + cut]);
-            let _ = Address::parse(&buffer[wire::HEADER_LENGTH..wire::HEADER_LENGTH + cut]);
         }
     }
 }

@@ -9,11 +9,10 @@
 
 use tokio::sync::mpsc;
 
+use super::link::{Address, Link};
 use super::objects::{self, KernelObject, ObjectAction, ObjectWrite};
 use super::query;
-use super::route::{
-    Address, Form, KernelRoute, Link, MAIN_TABLE, RouteFilter, RouteKey, write_delete, write_put,
-};
+use super::route::{Form, KernelRoute, MAIN_TABLE, RouteFilter, RouteKey, write_delete, write_put};
 use super::tunnel::{self, Neighbour, Operation, Results};
 use crate::netlink::wire::{self, KernelError};
 use crate::netlink::{BatchOutcome, RequestError, RequestSocket};

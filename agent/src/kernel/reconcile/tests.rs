@@ -4,8 +4,9 @@ use routelet_bgp::core::forwarding::NextHopSet;
 use smallvec::smallvec;
 
 use super::super::desired::Have;
+use super::super::link::{Address, Link, LinkKind};
 use super::super::monitor::Event;
-use super::super::route::{Address, Hop, KernelRoute, Link, LinkKind};
+use super::super::route::{Hop, KernelRoute};
 use super::super::writer::{JobDone, Snapshot, WriteError};
 use super::*;
 use crate::kernel::{RouteStatus, TunnelConfig};

@@ -20,8 +20,9 @@ use prefix_trie::joint::map::JointPrefixMap;
 use routelet_bgp::core::forwarding::ForwardingNextHop;
 use smallvec::SmallVec;
 
+use super::link::{Address, Link};
 use super::render;
-use super::route::{self, Address, Hop, Hops, KernelRoute, Link, RTN_THROW, RTN_UNICAST};
+use super::route::{self, Hop, Hops, KernelRoute, RTN_THROW, RTN_UNICAST};
 use super::tunnel::Device;
 
 /// Routes with the same prefix, by metric, of whatever protocols.

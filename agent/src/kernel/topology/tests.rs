@@ -1,7 +1,8 @@
 //! Longest prefix, metrics, and what the kernel takes away silently.
 
 use super::*;
-use crate::kernel::route::{LinkKind, RTN_BLACKHOLE, RouteKey};
+use crate::kernel::link::LinkKind;
+use crate::kernel::route::{RTN_BLACKHOLE, RouteKey};
 
 const ETH0: u32 = 2;
 const ETH1: u32 = 3;

@@ -3,12 +3,9 @@
 //! What always holds: the same name gives the same address in every version, as nodes of different
 //! versions talk to each other during an upgrade.
 
-use std::fmt;
 use std::net::Ipv6Addr;
 
-/// A link-layer address.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(in super::super) struct Mac(pub [u8; 6]);
+use super::super::link::Mac;
 
 impl Mac {
     /// Of the VXLAN device of the node with this name: octet 02 (locally administered, unicast),
@@ -27,18 +24,6 @@ impl Mac {
         let [a, b, c, d, e, f] = self.0;
         let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
         Ipv6Addr::new(0xfe80, 0, 0, 0, pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f))
-    }
-
-    /// Reads six octets.
-    pub(in super::super) fn parse(value: &[u8]) -> Option<Self> {
-        value.try_into().ok().map(Self)
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
     }
 }
 

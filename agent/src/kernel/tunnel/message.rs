@@ -3,33 +3,21 @@
 //! What always holds: what is parsed and what is written are the same values, so that comparing
 //! what is with what should be is comparing values.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::super::kind;
-use super::super::route::{LinkKind, VxlanLink};
+use super::super::link::{
+    IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND,
+    IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE, IFLA_LINKINFO, IFLA_MTU, IFLA_VXLAN_ID,
+    IFLA_VXLAN_LEARNING, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6, IFLA_VXLAN_PORT, LinkKind,
+};
 use super::Mac;
 use crate::netlink::wire::{self, MessageWriter};
 
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
 
-const IFLA_IPTUN_LOCAL: u16 = 2;
-const IFLA_IPTUN_REMOTE: u16 = 3;
 const IFLA_IPTUN_TTL: u16 = 4;
 const IFLA_IPTUN_PMTUDISC: u16 = 10;
-
-const IFLA_VXLAN_ID: u16 = 1;
-const IFLA_VXLAN_GROUP: u16 = 2;
-const IFLA_VXLAN_LOCAL: u16 = 4;
-const IFLA_VXLAN_LEARNING: u16 = 7;
-const IFLA_VXLAN_PORT: u16 = 15;
-const IFLA_VXLAN_GROUP6: u16 = 16;
-const IFLA_VXLAN_LOCAL6: u16 = 17;
 
 const IFLA_INET_CONF: u16 = 1;
 /// Number of rp_filter among the settings of an interface.
@@ -37,8 +25,6 @@ const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 2;
 
@@ -48,58 +34,8 @@ const NDA_IFINDEX: u16 = 8;
 const NUD_PERMANENT: u16 = 0x80;
 const NTF_SELF: u8 = 2;
 
-const IFF_UP: u32 = 1;
-
 /// Loose reverse-path filtering: a packet passes when its source is reachable over any interface.
 pub(super) const LOOSE: u32 = 2;
-
-/// Reads IFLA_LINKINFO.
-pub(in super::super) fn link_kind(value: &[u8]) -> LinkKind {
-    let (mut kind, mut data) = (String::new(), &[][..]);
-    for (attribute, value) in wire::attributes(value) {
-        match attribute {
-            IFLA_INFO_KIND => kind = wire::text(value),
-            IFLA_INFO_DATA => data = value,
-            _ => {}
-        }
-    }
-    match kind.as_str() {
-        "" => LinkKind::Physical,
-        "ipip" => {
-            let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            let (mut local, mut remote) = (unspecified, unspecified);
-            for (attribute, value) in wire::attributes(data) {
-                match attribute {
-                    IFLA_IPTUN_LOCAL => local = wire::read_address(value).unwrap_or(local),
-                    IFLA_IPTUN_REMOTE => remote = wire::read_address(value).unwrap_or(remote),
-                    _ => {}
-                }
-            }
-            LinkKind::IpIp { local, remote }
-        }
-        "vxlan" => {
-            let mut vxlan = VxlanLink::default();
-            for (attribute, value) in wire::attributes(data) {
-                match attribute {
-                    IFLA_VXLAN_ID => vxlan.vni = wire::read_u32(value, 0).unwrap_or(0),
-                    IFLA_VXLAN_PORT => {
-                        vxlan.port = <[u8; 2]>::try_from(value).map_or(0, u16::from_be_bytes);
-                    }
-                    IFLA_VXLAN_LOCAL | IFLA_VXLAN_LOCAL6 => {
-                        vxlan.local = wire::read_address(value);
-                    }
-                    IFLA_VXLAN_GROUP | IFLA_VXLAN_GROUP6 => {
-                        vxlan.group = wire::read_address(value);
-                    }
-                    IFLA_VXLAN_LEARNING => vxlan.learning = value.first() == Some(&1),
-                    _ => {}
-                }
-            }
-            LinkKind::Vxlan(vxlan)
-        }
-        other => LinkKind::Other(other.into()),
-    }
-}
 
 /// Appends a request to create an interface that is still down.
 pub(super) fn write_create(
@@ -432,7 +368,7 @@ fn write_name(writer: &mut MessageWriter<'_>, name: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::route::Link;
+    use super::super::super::link::{Link, VxlanLink};
     use super::*;
 
     fn address(text: &str) -> IpAddr {

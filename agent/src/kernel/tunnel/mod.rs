@@ -32,12 +32,11 @@ mod state;
 use std::fmt;
 use std::time::Duration;
 
-use super::route::{Link, LinkKind};
+use super::link::{Link, LinkKind, Mac};
 
 pub(super) use self::choice::{Asked, NoTarget, Way};
 pub use self::config::{Encapsulation, TunnelConfig, TunnelMode, TunnelNode, TunnelPool};
-pub(super) use self::identity::Mac;
-pub(super) use self::message::{Neighbour, link_kind};
+pub(super) use self::message::Neighbour;
 pub(super) use self::perform::{Operation, Results, neighbour, neighbours, perform};
 pub use self::state::TunnelStatus;
 pub(super) use self::state::{Leave, Tunnels};

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::super::kind;
-use super::super::route::{Link, LinkKind};
+use super::super::link::{Link, LinkKind};
 use super::message::{self, Neighbour};
 use super::{Device, Mac};
 use crate::netlink::wire::KernelError;

@@ -13,7 +13,7 @@ use std::time::Instant;
 use foldhash::fast::FixedState;
 
 use super::super::hold::Holds;
-use super::super::route::{LinkKind, VxlanLink};
+use super::super::link::{LinkKind, VxlanLink};
 use super::super::topology::Topology;
 use super::choice::NoTarget;
 use super::message::{NeighbourKey, NeighbourValue};

@@ -4,7 +4,8 @@ use ipnet::IpNet;
 use routelet_bgp::core::forwarding::ForwardingNextHop;
 use std::time::Duration;
 
-use super::super::super::route::{Address, Hop, KernelRoute, Link, RTN_UNICAST, RouteKey};
+use super::super::super::link::{Address, Link};
+use super::super::super::route::{Hop, KernelRoute, RTN_UNICAST, RouteKey};
 use super::super::choice::Choice;
 use super::super::perform::Refusal;
 use super::super::{Encapsulation, TunnelMode, TunnelPool};
