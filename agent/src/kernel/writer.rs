@@ -15,7 +15,7 @@ use super::query;
 use super::route::{Form, KernelRoute, MAIN_TABLE, RouteFilter, RouteKey, write_delete, write_put};
 use super::tunnel::{self, Neighbour, Operation, Results};
 use crate::netlink::wire::{self, KernelError};
-use crate::netlink::{BatchOutcome, RequestError, RequestSocket};
+use crate::netlink::{BatchOutcome, RequestError, RequestSocket, WriteError};
 
 /// Messages in one `send`. More gains nothing, and a thousand failures at once overrun a receive
 /// buffer of the default size.
@@ -80,15 +80,6 @@ pub(super) enum JobDone {
     Tunnel(Results),
     OwnRoutes(Result<Vec<KernelRoute>, RequestError>),
     Everything(Result<Box<Snapshot>, RequestError>),
-}
-
-/// Why a write is not known to be done.
-#[derive(Clone, Debug)]
-pub(super) enum WriteError {
-    /// The kernel refused it.
-    Refused(KernelError),
-    /// The answer was lost; only a dump can tell.
-    Lost(String),
 }
 
 /// Everything the kernel says at one time.

@@ -27,7 +27,7 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce};
 
 pub(crate) use self::notifications::{Notice, NotificationSocket};
-pub(crate) use self::socket::{BatchOutcome, RequestError, RequestSocket};
+pub(crate) use self::socket::{BatchOutcome, RequestError, RequestSocket, WriteError};
 
 /// One datagram of a dump is at most 32 kB, one of notifications less.
 const READ_SIZE: usize = 64 << 10;

@@ -30,6 +30,15 @@ pub(crate) enum BatchOutcome {
     Lost(String),
 }
 
+/// Why one write of a batch is not known to be done.
+#[derive(Clone, Debug)]
+pub(crate) enum WriteError {
+    /// The kernel refused it.
+    Refused(KernelError),
+    /// The answer was lost; only a dump can tell.
+    Lost(String),
+}
+
 /// A request that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {

@@ -38,7 +38,7 @@ pub(super) use self::message::{
 };
 use super::desired::SetId;
 use super::route::{Hop, Hops, Target};
-use super::writer::WriteError;
+use crate::netlink::WriteError;
 
 /// How many routes a set must have before it becomes an object. Fewer are written faster than the
 /// objects would be, and are moved within a millisecond.

@@ -14,9 +14,9 @@ use super::super::monitor::Event;
 use super::super::render;
 use super::super::route::{Form, KernelRoute, MAIN_TABLE, Target};
 use super::super::topology::{Affected, Topology};
-use super::super::writer::{Action, JobDone, Snapshot, Territory, Write, WriteError};
+use super::super::writer::{Action, JobDone, Snapshot, Territory, Write};
 use super::{RECHECK_LONGEST, RECHECK_SHARE, RECHECK_SHORTEST, Recheck, Reconciler};
-use crate::netlink::RequestError;
+use crate::netlink::{RequestError, WriteError};
 
 /// Who changed a route of ours.
 #[derive(Clone, Copy)]

@@ -7,9 +7,10 @@ use super::super::desired::Have;
 use super::super::link::{Address, Link, LinkKind};
 use super::super::monitor::Event;
 use super::super::route::{Hop, KernelRoute};
-use super::super::writer::{JobDone, Snapshot, WriteError};
+use super::super::writer::{JobDone, Snapshot};
 use super::*;
 use crate::kernel::{RouteStatus, TunnelConfig};
+use crate::netlink::WriteError;
 use crate::netlink::wire::KernelError;
 
 const ETH0: u32 = 2;

@@ -16,7 +16,7 @@ use smallvec::smallvec;
 use super::super::route::{Hop, Hops};
 use super::super::topology::Resolution;
 use super::state::Tunnels;
-use super::{Device, Encapsulation, TunnelMode};
+use super::{Device, Encapsulation, NoTarget, TunnelMode};
 
 /// What is asked for a prefix. Next-hop sets are shared by the routes that ask for the same.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
@@ -38,22 +38,6 @@ pub(in super::super) struct Way {
     pub hops: Hops,
     /// Preferred source of the route; `None`: the kernel's choice.
     pub source: Option<IpAddr>,
-}
-
-/// Why a route leads nowhere.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(in super::super) struct NoTarget {
-    pub reason: Box<str>,
-    /// What is in the kernel instead must go: it would carry packets in the open that belong into a
-    /// tunnel. Otherwise what is there stays until there is something better.
-    pub withhold: bool,
-}
-
-impl NoTarget {
-    /// One that leaves alone what is there.
-    pub(in super::super) fn wait(reason: impl Into<Box<str>>) -> Self {
-        Self { reason: reason.into(), withhold: false }
-    }
 }
 
 /// The decision about one next hop.

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use super::link::{Link, LinkKind, Mac};
 
-pub(super) use self::choice::{Asked, NoTarget, Way};
+pub(super) use self::choice::{Asked, Way};
 pub use self::config::{Encapsulation, TunnelConfig, TunnelMode, TunnelNode, TunnelPool};
 pub(super) use self::message::Neighbour;
 pub(super) use self::perform::{Operation, Results, neighbour, neighbours, perform};
@@ -105,6 +105,22 @@ impl Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// Why a route leads nowhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct NoTarget {
+    pub reason: Box<str>,
+    /// What is in the kernel instead must go: it would carry packets in the open that belong into a
+    /// tunnel. Otherwise what is there stays until there is something better.
+    pub withhold: bool,
+}
+
+impl NoTarget {
+    /// One that leaves alone what is there.
+    pub(super) fn wait(reason: impl Into<Box<str>>) -> Self {
+        Self { reason: reason.into(), withhold: false }
     }
 }
 

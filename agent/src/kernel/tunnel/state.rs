@@ -15,9 +15,8 @@ use foldhash::fast::FixedState;
 use super::super::hold::Holds;
 use super::super::link::{LinkKind, VxlanLink};
 use super::super::topology::Topology;
-use super::choice::NoTarget;
 use super::message::{NeighbourKey, NeighbourValue};
-use super::{Device, Mac, Operation, Pace, Results, TunnelConfig, TunnelNode};
+use super::{Device, Mac, NoTarget, Operation, Pace, Results, TunnelConfig, TunnelNode};
 
 pub use self::report::TunnelStatus;
 

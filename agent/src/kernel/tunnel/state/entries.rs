@@ -8,9 +8,8 @@
 
 use std::net::IpAddr;
 
-use super::super::choice::NoTarget;
 use super::super::message::{NeighbourKey, NeighbourValue};
-use super::super::{Device, Mac, Neighbour, Operation, TunnelNode};
+use super::super::{Device, Mac, Neighbour, NoTarget, Operation, TunnelNode};
 use super::{CHUNK, DeviceState, Entries, KnownNode, Tunnels, carries};
 
 impl Tunnels {
