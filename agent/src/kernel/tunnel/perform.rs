@@ -61,6 +61,23 @@ pub(in super::super) enum Operation {
     },
 }
 
+impl Operation {
+    /// The interface that it is done to; none where that is yet to be made.
+    pub(super) fn interface(&self) -> Option<u32> {
+        match self {
+            Self::Create { .. } => None,
+            Self::Change { interface, .. }
+            | Self::Remove { interface, .. }
+            | Self::AddAddress { interface, .. }
+            | Self::RemoveAddress { interface, .. }
+            | Self::Loosen { interface, .. } => Some(*interface),
+            Self::PutNeighbour { neighbour, .. } | Self::RemoveNeighbour { neighbour, .. } => {
+                Some(neighbour.interface)
+            }
+        }
+    }
+}
+
 /// Why something was not done, in words.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in super::super) struct Refusal {

@@ -305,6 +305,11 @@ impl Tunnels {
                 | Operation::RemoveNeighbour { device, .. } => *device,
             };
             let state = &mut self.devices[device as usize];
+            // Whoever removes a device switches it off first. What we do about that comes too late,
+            // and its failure says nothing about the device that is to follow.
+            if operation.interface().is_some_and(|interface| state.interface != Some(interface)) {
+                continue;
+            }
             match result {
                 Ok(()) => state.succeeded(&operation),
                 Err(refusal) => {

@@ -443,6 +443,28 @@ fn a_device_that_somebody_removes_comes_back_ever_more_slowly() {
 }
 
 #[test]
+fn a_device_that_is_switched_off_and_removed_comes_back_at_once() {
+    let mut bench = Bench::new(config(Encapsulation::IpIp, TunnelMode::Always));
+    bench.settle();
+    let before = bench.topology.link_named("routelet-ipip").unwrap().clone();
+    bench.topology.link(Link { up: false, ..before.clone() });
+    let operations = bench.operations(true);
+    assert!(matches!(operations[..], [Operation::Change { .. }]), "{operations:?}");
+    // It goes before the kernel answers.
+    bench.topology.link_gone(before.index);
+    assert_eq!(bench.operations(true).len(), 0);
+    let refusal = Refusal { errno: libc::ENODEV, words: "No such device (ENODEV)".to_owned() };
+    let results = operations.into_iter().map(|operation| (operation, Err(refusal.clone())));
+    bench.tunnels.done(results.collect(), bench.now);
+    assert_eq!(
+        bench.settle(),
+        ["create routelet-ipip 1480", "add 10.244.1.0 to routelet-ipip"],
+        "at once"
+    );
+    assert_eq!(bench.way("10.244.2.0/24", "10.0.0.2").unwrap().split(' ').next(), Some("10.0.0.2"));
+}
+
+#[test]
 fn routes_follow_a_change_after_the_device_is_there_and_the_old_one_goes_last() {
     let mut bench = Bench::new(config(Encapsulation::Vxlan, TunnelMode::Always));
     bench.settle();
