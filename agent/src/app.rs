@@ -17,6 +17,7 @@ pub mod cluster;
 mod daemon;
 pub mod failure;
 mod life;
+mod limits;
 pub mod logging;
 
 use std::path::{Path, PathBuf};
@@ -79,6 +80,7 @@ pub fn run(mut options: RunOptions) -> anyhow::Result<ExitCode> {
     logging::start(options.log_format, &options.log_level)?;
     let json = options.log_format == LogFormat::Json;
     let mut panics = failure::watch_panics();
+    limits::raise_open_files();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(2, MOST_WORKERS))

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
-use std::process::{ExitCode, Output};
+use std::process::{ExitCode, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         ("start::without_net_bind_service", |scene| denied(scene, 179, "NET_BIND_SERVICE")),
         ("start::without_net_admin", |scene| denied(scene, 1179, "NET_ADMIN")),
         ("start::a_file_with_a_typo", typo),
+        ("start::as_many_open_files_as_allowed", open_files),
         ("commands::no_daemon", no_daemon),
         ("commands::checks_exit_non_zero_while_a_peer_is_down", checks),
         ("peers::garbage_gets_the_notification_and_harms_nobody", garbage),
@@ -275,6 +276,28 @@ fn typo(scene: &Scene) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A session is an open file; services start with a soft limit of 1024.
+fn open_files(scene: &Scene) -> anyhow::Result<()> {
+    let fabric = scene.fabric(1)?;
+    let place = fabric.place(1, 1)?;
+    let yaml = yaml(&place, None, "kernel: {enabled: false}\n");
+    let node = scene.routelet("node1", &place.netns, &yaml)?;
+    let mut command = sandbox::command("sh");
+    command.args(["-c", "ulimit -S -n 64 && exec \"$0\" \"$@\""]).arg(harness::routelet()?);
+    command.arg("run").arg("--config").arg(node.config_file()).stderr(Stdio::null());
+    let mut child = place.netns.run(|| command.spawn())?;
+    let raised = eventually("the limit to be raised", ARRIVAL, || {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id()))?;
+        let line = limits.lines().find(|line| line.starts_with("Max open files"));
+        let words: Vec<_> = line.context("no such limit")?.split_whitespace().collect();
+        ensure!(words[3] != "64" && words[3] == words[4], "{words:?}");
+        Ok(())
+    });
+    child.kill()?;
+    child.wait()?;
+    raised
 }
 
 fn no_daemon(scene: &Scene) -> anyhow::Result<()> {
