@@ -314,7 +314,7 @@ fn the_daemon_set_fits_the_agent() {
         .iter()
         .filter_map(|volume| volume["hostPath"]["path"].as_str())
         .collect();
-    let socket = Path::new(routelet::api::DEFAULT_SOCKET).parent().and_then(Path::to_str);
+    let socket = Path::new(routelet::config::DEFAULT_SOCKET).parent().and_then(Path::to_str);
     let used: BTreeSet<&str> =
         ["/proc/sys/net", source::STATE_DIR, socket.expect("a directory"), routelet::cni::CONF_DIR]
             .into();

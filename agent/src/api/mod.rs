@@ -38,9 +38,6 @@ pub use self::backend::{Backend, ClusterSnapshot, Snapshot};
 use self::handlers::ApiError;
 pub use self::socket::{Caller, SocketGuard, bind};
 
-/// Where the API is served unless the configuration or `--socket` says otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/routelet/routelet.sock";
-
 /// Octets a request may have: the file of a large cluster fits.
 const MAX_REQUEST: usize = 16 << 20;
 

@@ -28,10 +28,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use self::client::Client;
 use self::kubectl::KubectlCli;
 use self::output::Format;
-use crate::api;
 use crate::app::cluster::ClusterOptions;
 use crate::app::logging::LogFormat;
 use crate::app::{self, RunOptions};
+use crate::config::DEFAULT_SOCKET;
 use crate::config::metrics::{Listen, parse_listen};
 use crate::kube::crd;
 use crate::lab;
@@ -322,8 +322,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// Runs one command.
 fn execute(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<Outcome> {
-    let client =
-        Client::new(cli.socket.clone().unwrap_or_else(|| PathBuf::from(api::DEFAULT_SOCKET)));
+    let client = Client::new(cli.socket.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)));
     match cli.command {
         Command::Run(args) => {
             let cluster = ClusterOptions { node: args.node_name, namespace: args.namespace };

@@ -36,6 +36,9 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+/// Where the API is served unless the configuration or `--socket` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/routelet/routelet.sock";
+
 pub use self::file::known_keys;
 pub use self::load::{LoadError, Loaded, host_name, load, load_text};
 use self::metrics::MetricsConfig;

@@ -463,7 +463,7 @@ impl Reader<'_> {
 
     fn api_socket(&mut self, file: &ApiFile) -> PathBuf {
         file.check_keys("api", self.problems);
-        let default = PathBuf::from("/run/routelet/routelet.sock");
+        let default = PathBuf::from(super::DEFAULT_SOCKET);
         self.or(file.socket.as_ref(), "api.socket", default, |text| {
             // sun_path has 108 octets, one of them the closing NUL (unix(7)).
             if text.len() > 107 {
