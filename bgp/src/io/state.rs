@@ -11,7 +11,7 @@
 //! in their order, whoever handles them; a session task never waits for the lock.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -45,6 +45,9 @@ const FEW_UPDATES: usize = 4;
 /// The speaker behind its lock.
 pub struct SpeakerState {
     inner: Mutex<Inner>,
+    /// The speaker's thread waits for the lock, and is to have it next: a mutex alone would give it
+    /// to whoever comes at the right moment.
+    wanted: AtomicBool,
     /// Wakes the speaker's thread: there is something left to do.
     wake: Notify,
 }
@@ -119,7 +122,7 @@ impl SpeakerState {
             timeout: None,
             unfinished: false,
         };
-        Self { inner: Mutex::new(inner), wake: Notify::new() }
+        Self { inner: Mutex::new(inner), wanted: AtomicBool::new(false), wake: Notify::new() }
     }
 
     /// Completes when the speaker's thread has something to do that nobody tells it otherwise.
@@ -164,6 +167,9 @@ impl SpeakerState {
         if updates.len() > FEW_UPDATES {
             return false;
         }
+        if self.wanted.load(Ordering::Relaxed) {
+            return false;
+        }
         let Ok(mut inner) = self.inner.try_lock() else { return false };
         let in_order = inner.sessions.get(&peer).is_some_and(|link| link.handled == handed);
         if !in_order || inner.unfinished || inner.sessions.len() > DIRECT_PIECES {
@@ -198,7 +204,11 @@ impl SpeakerState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("a session task panicked with the speaker in its hands")
+        self.wanted.store(true, Ordering::Relaxed);
+        let inner =
+            self.inner.lock().expect("a session task panicked with the speaker in its hands");
+        self.wanted.store(false, Ordering::Relaxed);
+        inner
     }
 }
 
