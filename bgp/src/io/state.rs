@@ -164,10 +164,7 @@ impl SpeakerState {
     /// for one thread, and what several say is better announced together.
     pub fn handle_now(&self, peer: PeerId, handed: u64, event: &PeerEvent) -> bool {
         let PeerEvent::Updates(updates) = event else { return false };
-        if updates.len() > FEW_UPDATES {
-            return false;
-        }
-        if self.wanted.load(Ordering::Relaxed) {
+        if updates.len() > FEW_UPDATES || self.wanted.load(Ordering::Relaxed) {
             return false;
         }
         let Ok(mut inner) = self.inner.try_lock() else { return false };

@@ -398,16 +398,6 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_told_without_where_it_leads_is_no_news() {
-        let key = NeighbourKey::Mac(Mac::of_node("b"));
-        let neighbour = Neighbour { interface: 7, key, value: NeighbourValue::Other };
-        let mut buffer = Vec::new();
-        write_neighbour(&mut buffer, (0, 1), true, &neighbour);
-        let (_, payload) = wire::messages(&buffer).next().unwrap();
-        assert_eq!(Neighbour::parse(payload), None);
-    }
-
-    #[test]
     fn entries_read_back() {
         let mac = Mac::of_node("b");
         let entries = [
