@@ -18,8 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::command::Command;
 use super::sockopt;
-use super::task::Command;
 use crate::core::config::{Password, PeerConfig};
 
 /// Connections that may wait to be accepted: a thousand nodes that start at once.

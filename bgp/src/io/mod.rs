@@ -21,12 +21,14 @@
 //! no other thread.
 
 pub mod codec;
+mod command;
 mod connect;
 mod events;
 mod handle;
 mod link;
 mod listener;
 mod queue;
+mod request;
 mod sockopt;
 mod speaker;
 mod state;
@@ -134,6 +136,6 @@ pub enum RequestError {
 /// speaker stops as for a restart.
 #[derive(Clone, Debug)]
 pub struct SpeakerHandle {
-    shared: Arc<handle::Shared>,
-    requests: mpsc::Sender<handle::Request>,
+    shared: Arc<request::Shared>,
+    requests: mpsc::Sender<request::Request>,
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::StopMode;
 use super::events::{EVENT_QUEUE, EventChannel};
-use super::handle::Request;
+use super::request::Request;
 use super::state::{Order, SpeakerState};
 
 /// The thread.

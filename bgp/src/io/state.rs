@@ -19,11 +19,12 @@ use routelet_proto::{CeaseSubcode, Notification};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::command::Command;
 use super::events::{EVENT_QUEUE, EventChannel, EventSender, PeerEvent};
-use super::handle::{Request, Shared};
 use super::listener::Listener;
 use super::queue::WriteQueue;
-use super::task::{Command, SessionTask};
+use super::request::{Request, Shared};
+use super::task::SessionTask;
 use super::{PeerCommand, RequestError, StopMode};
 use crate::core::config::{PeerConfig, SpeakerConfig};
 use crate::core::peer::PeerId;

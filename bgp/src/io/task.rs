@@ -17,14 +17,14 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use routelet_proto::Notification;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tokio_util::codec::Decoder;
 use tokio_util::task::TaskTracker;
 
 use super::codec::FrameError;
+use super::command::Command;
 use super::connect::{closed_words, connect, connect_words, prepare, shared_interface};
 use super::events::{EventSender, PeerEvent, SpeakerGone};
 use super::link::Link;
@@ -32,34 +32,12 @@ use super::sockopt::has_unread_octets;
 use crate::core::config::PeerConfig;
 use crate::core::peer::{DownReason, PeerUp};
 use crate::core::session::{ConnectionId, Endpoints, LocalSpeaker, Output, Session, Stop};
-use crate::core::view::SessionView;
 
 /// How often the same failure to connect is logged again.
 const REPEAT_LOG: Duration = Duration::from_secs(600);
 
 /// How late a timer may go off for the sake of others.
 const LATEST: Duration = Duration::from_millis(128);
-
-/// What a session task is told.
-#[derive(Debug)]
-pub enum Command {
-    /// The peer has connected.
-    Incoming(TcpStream, SocketAddr),
-    /// Let the session come up.
-    Start,
-    /// End it until it is started again.
-    Stop(Stop),
-    /// End it, close everything, and end the task.
-    End(Stop),
-    /// End it with this NOTIFICATION, for this reason; it comes back.
-    Reset(Notification, String),
-    /// A new configuration, and why the session must be reset for it.
-    Configure(Arc<PeerConfig>, Option<String>),
-    /// What OPENs from now on say of the speaker.
-    Local(Arc<LocalSpeaker>),
-    /// Show yourself.
-    View(oneshot::Sender<SessionView>),
-}
 
 /// The task of one peer.
 #[derive(Debug)]

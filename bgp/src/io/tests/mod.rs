@@ -19,9 +19,10 @@ use tokio_util::codec::Framed;
 use tokio_util::task::TaskTracker;
 
 use super::codec::BgpCodec;
+use super::command::Command;
 use super::events::{EVENT_QUEUE, EventSender, PeerEvent};
 use super::listener::{Directory, Listener};
-use super::task::{Command, SessionTask};
+use super::task::SessionTask;
 use crate::core::config::{PeerConfig, PeerKind};
 use crate::core::peer::{PeerId, State};
 use crate::core::session::{LocalSpeaker, build_open};

@@ -11,7 +11,7 @@ use super::*;
 use crate::core::forwarding::ForwardingNextHop;
 use crate::core::peer::{Negotiated, PeerUp};
 use crate::io::events::{EventChannel, SpeakerGone};
-use crate::io::handle::{Request, Shared};
+use crate::io::request::{Request, Shared};
 use crate::io::state::{Round, SpeakerState};
 
 const NEXT_HOP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

@@ -1,0 +1,34 @@
+//! What a session task is told: by the speaker, by the listener that has a connection for it, and by
+//! whoever wants to see it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use routelet_proto::Notification;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use crate::core::config::PeerConfig;
+use crate::core::session::{LocalSpeaker, Stop};
+use crate::core::view::SessionView;
+
+/// What a session task is told.
+#[derive(Debug)]
+pub enum Command {
+    /// The peer has connected.
+    Incoming(TcpStream, SocketAddr),
+    /// Let the session come up.
+    Start,
+    /// End it until it is started again.
+    Stop(Stop),
+    /// End it, close everything, and end the task.
+    End(Stop),
+    /// End it with this NOTIFICATION, for this reason; it comes back.
+    Reset(Notification, String),
+    /// A new configuration, and why the session must be reset for it.
+    Configure(Arc<PeerConfig>, Option<String>),
+    /// What OPENs from now on say of the speaker.
+    Local(Arc<LocalSpeaker>),
+    /// Show yourself.
+    View(oneshot::Sender<SessionView>),
+}
