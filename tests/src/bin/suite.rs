@@ -1,8 +1,8 @@
 //! Runs every test of the workspace and ends with the sums over all test binaries.
 //!
 //! In flow: the lines of `cargo test`, passed through as they come. Out flow: after them the names of
-//! what failed, the reasons of what was skipped, and `N passed, F failed, S skipped`; a non-zero exit
-//! code if anything failed, or a binary ended without its result.
+//! what failed with the beginning of what each said, the reasons of what was skipped, and `N passed, F
+//! failed, S skipped`; a non-zero exit code if anything failed, or a binary ended without its result.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -31,9 +31,18 @@ struct Sums {
     skipped: u64,
     binary: String,
     failures: Vec<String>,
+    /// The first lines that a failed test said, by the name it has in `failures`.
+    said: BTreeMap<String, Vec<String>>,
+    /// The failed test whose words are being printed.
+    speaking: Option<String>,
     /// Tests by reason.
     skips: BTreeMap<String, Vec<String>>,
 }
+
+/// How many lines of a failed test are repeated at the end, where a shortened log still has them.
+const LINES_SAID: usize = 8;
+/// How many characters of such a line.
+const LINE_LENGTH: usize = 300;
 
 /// The reason of a test that is left out where somebody waits for it; here it is run at the end.
 const SLOW: &str = "takes long without optimization";
@@ -94,6 +103,22 @@ impl Sums {
 
     fn take(&mut self, line: &str) {
         let line = line.trim_end();
+        if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----")) {
+            // `name stdout` of the standard harness.
+            let name = name.strip_suffix(" stdout").unwrap_or(name);
+            self.speaking = Some(format!("{} {name}", self.binary));
+            return;
+        }
+        if line == "failures:" || line.starts_with("test result: ") {
+            self.speaking = None;
+        }
+        if let Some(name) = &self.speaking {
+            let said = self.said.entry(name.clone()).or_default();
+            if !line.is_empty() && said.len() < LINES_SAID {
+                said.push(line.chars().take(LINE_LENGTH).collect());
+            }
+            return;
+        }
         if let Some(binary) = line.trim_start().strip_prefix("Running ") {
             self.binary = binary.split(" (").next().unwrap_or(binary).to_owned();
         } else if let Some(package) = line.trim_start().strip_prefix("Doc-tests ") {
@@ -136,7 +161,11 @@ impl Sums {
 
     fn report(&self) -> String {
         let mut lines = Vec::new();
-        lines.extend(self.failures.iter().map(|name| format!("FAILED   {name}")));
+        for name in &self.failures {
+            lines.push(format!("FAILED   {name}"));
+            let said = self.said.get(name).into_iter().flatten();
+            lines.extend(said.map(|line| format!("         {line}")));
+        }
         for (reason, names) in &self.skips {
             lines.push(format!("skipped  {} because: {reason}", names.join(", ")));
         }
@@ -160,19 +189,41 @@ mod tests {
             "test one ... ok",
             "test two ... FAILED",
             "test three ... ignored, needs a network",
+            "failures:",
+            "",
+            "---- two stdout ----",
+            "",
+            "thread 'two' panicked at src/lib.rs:1:1:",
+            "test of nothing ... ok",
+            "",
+            "failures:",
+            "    two",
+            "",
             "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.10s",
             "     Running tests/interop/main.rs (target/debug/deps/interop-2)",
             "test four ... ignored (no bird (os error 2))",
-            "test result: ok. 6 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 11.50s",
+            "test five ... FAILED",
+            "---- five ----",
+            "a packet outside",
+            "--- /tmp/five/node.log",
+            "",
+            "failures:",
+            "    five",
+            "test result: FAILED. 5 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 11.50s",
         ] {
             sums.take(line);
         }
         assert_eq!(
             sums.report(),
             "FAILED   unittests src/lib.rs two
+         thread 'two' panicked at src/lib.rs:1:1:
+         test of nothing ... ok
+FAILED   tests/interop/main.rs five
+         a packet outside
+         --- /tmp/five/node.log
 skipped  unittests src/lib.rs three because: needs a network
 skipped  tests/interop/main.rs four because: no bird (os error 2)
-7 passed, 1 failed, 2 skipped"
+6 passed, 2 failed, 2 skipped"
         );
     }
 }

@@ -190,7 +190,8 @@ impl Capture {
         Ok(Self(socket))
     }
 
-    /// What has come since the last look.
+    /// What has come since the last look, without what stays on its link: bridges join a group of
+    /// theirs and say so (IGMP) some time after they are up, whatever anybody tests.
     ///
     /// # Errors
     /// Those of the socket.
@@ -199,12 +200,17 @@ impl Capture {
         let mut buffer = vec![0; 70_000];
         loop {
             match self.0.read(&mut buffer) {
-                Ok(length) => all.extend(headers(&buffer[..length])),
+                Ok(length) => all.extend(headers(&buffer[..length]).filter(routed)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(all),
                 Err(error) => return Err(error).context("cannot read packets"),
             }
         }
     }
+}
+
+/// Not to the groups that no router passes on (224.0.0.0/24, RFC 5771 §4).
+fn routed(packet: &Seen) -> bool {
+    !packet.destination.octets().starts_with(&[224, 0, 0])
 }
 
 fn headers(packet: &[u8]) -> Option<Seen> {
