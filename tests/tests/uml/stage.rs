@@ -15,13 +15,15 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use routelet::lab::netns::Netns;
 use routelet::lab::now;
-use routelet::lab::ping::{PingStream, reaches};
+use routelet::lab::ping::{PingStream, ping, reaches};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long something may take that should happen soon, on one slow processor among others.
 pub const SOON: Duration = Duration::from_secs(40);
 /// How long nothing must come back to be sure that nothing does.
-pub const SILENCE: Duration = Duration::from_millis(700);
+pub const SILENCE: Duration = Duration::from_millis(300);
+/// Requests that must have been sent for that, one every 20 ms: a guest that stands still sends none.
+const UNANSWERED: u64 = 20;
 
 /// Runs `ip` in a namespace and gives what it printed.
 ///
@@ -75,7 +77,7 @@ pub fn reached(from: &Netns, to: impl Into<IpAddr>) -> anyhow::Result<()> {
 /// If it does.
 pub fn silent(from: &Netns, to: impl Into<IpAddr>) -> anyhow::Result<()> {
     let to = to.into();
-    let report = reaches(from, to, SILENCE)?;
+    let report = ping(from, to, UNANSWERED, Duration::from_millis(20), SILENCE)?;
     ensure!(report.received == 0, "{} reaches {to}: {report}", from.name());
     Ok(())
 }
