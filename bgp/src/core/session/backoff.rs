@@ -37,6 +37,12 @@ impl Jitter {
         duration.mul_f64(0.75 + 0.25 * (self.draw() >> 11) as f64 / (1_u64 << 53) as f64)
     }
 
+    /// The least that [`reduce`](Self::reduce) gives.
+    #[must_use]
+    pub fn least(duration: Duration) -> Duration {
+        duration * 3 / 4
+    }
+
     fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;

@@ -41,6 +41,8 @@ pub(super) struct Connection {
     pub(super) endpoints: Option<Endpoints>,
     /// Hold, Keepalive and SendHold.
     pub(super) timers: TimerTable,
+    /// From when on our next KEEPALIVE may go with one of the peer's.
+    pub(super) keepalive_from: Option<Instant>,
     /// What the hold timer restarts with; zero: it does not run.
     pub(super) hold_time: Duration,
     /// Nothing is read because the table does not keep up; silence proves nothing meanwhile.
@@ -67,6 +69,7 @@ impl Connection {
             established: None,
             endpoints,
             timers: TimerTable::default(),
+            keepalive_from: None,
             hold_time: Duration::ZERO,
             read_paused: false,
             sent_open: None,

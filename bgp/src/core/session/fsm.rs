@@ -10,7 +10,7 @@ use routelet_proto::{
     ErrorCode, Message, MessageError, Notification, Open, OpenSubcode, RouteRefresh, Update,
 };
 
-use super::backoff::SHORT_PAUSE;
+use super::backoff::{Jitter, SHORT_PAUSE};
 use super::collision::Direction;
 use super::connection::{Connection, ConnectionId, Endpoints};
 use super::leave::After;
@@ -334,7 +334,10 @@ impl Session {
             Event::NotifMsgVerErr(notification) | Event::NotifMsg(notification) => {
                 self.notified(now, id, notification);
             }
-            Event::KeepAliveMsg => self.restart_hold(now, id),
+            Event::KeepAliveMsg => {
+                self.restart_hold(now, id);
+                self.answer_keepalive(now, id);
+            }
             Event::UpdateMsg(update) => {
                 self.restart_hold(now, id);
                 self.updates.push(*update);
@@ -362,16 +365,42 @@ impl Session {
 
     /// Sends a KEEPALIVE and sets the timer for the next.
     pub(super) fn send_keepalive(&mut self, now: Instant, id: ConnectionId) {
-        let interval = self
-            .connection(id)
-            .and_then(|connection| connection.negotiated.as_ref())
-            .map_or(0, |negotiated| negotiated.keepalive_time);
-        let wait = self.jitter.reduce(Duration::from_secs(interval.into()));
+        let interval = self.keepalive_interval(id);
+        let wait = self.jitter.reduce(interval);
+        self.send_keepalive_until(now, id, interval, wait);
+    }
+
+    /// Sends our KEEPALIVE together with the peer's, if any moment from now on would do for it (RFC
+    /// 4271 §10: 75 to 100 % of the interval). Both ends have been woken anyway, and it carries the
+    /// acknowledgement, so a session at rest costs half the wake-ups. The next one waits for the peer's
+    /// for the whole interval: the jitter of its timer is enough for both.
+    fn answer_keepalive(&mut self, now: Instant, id: ConnectionId) {
+        let Some(connection) = self.connection(id) else { return };
+        if connection.keepalive_from.is_some_and(|from| from <= now) {
+            let interval = self.keepalive_interval(id);
+            self.send_keepalive_until(now, id, interval, interval);
+        }
+    }
+
+    fn send_keepalive_until(
+        &mut self,
+        now: Instant,
+        id: ConnectionId,
+        interval: Duration,
+        wait: Duration,
+    ) {
         let Some(connection) = self.connection_mut(id) else { return };
-        if interval > 0 {
+        if !interval.is_zero() {
             connection.timers.set(Timer::Keepalive, now + wait);
+            connection.keepalive_from = Some(now + Jitter::least(interval));
         }
         self.send(id, Message::Keepalive);
+    }
+
+    /// Time between two KEEPALIVEs; zero: none are sent.
+    fn keepalive_interval(&self, id: ConnectionId) -> Duration {
+        let negotiated = self.connection(id).and_then(|connection| connection.negotiated.as_ref());
+        Duration::from_secs(negotiated.map_or(0, |negotiated| negotiated.keepalive_time.into()))
     }
 
     pub(super) fn send(&mut self, id: ConnectionId, message: Message) {
@@ -394,6 +423,8 @@ impl Session {
         endpoints: Option<Endpoints>,
     ) -> ConnectionId {
         let id = self.take_id();
+        // Hardly ever two.
+        self.connections.reserve_exact(1);
         self.connections.push(Connection::new(id, direction, now, endpoints));
         id
     }

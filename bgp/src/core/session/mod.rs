@@ -370,6 +370,8 @@ impl Session {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
         }
+        // There may be a thousand sessions, and almost all of them are at rest.
+        self.outputs.shrink_to_fit();
         let updates = std::mem::take(&mut self.updates);
         (!updates.is_empty()).then_some(Output::Updates(updates))
     }

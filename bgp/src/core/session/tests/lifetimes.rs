@@ -163,6 +163,47 @@ fn keepalives_keep_a_session_up_for_hours() {
     }
 }
 
+/// RFC 4271 §10 lets a KEEPALIVE go anywhere between 75 and 100 % of the interval.
+#[test]
+fn a_keepalive_goes_with_the_peers_when_its_time_has_come() {
+    let mut bench = Bench::new(external());
+    let id = bench.establish();
+    let sent = bench.now;
+    bench.now = sent + 22 * SECOND;
+    bench.message(id, Message::Keepalive);
+    assert_eq!(brief(&bench.outputs()), "", "73 % of 30 s");
+    bench.now = sent + Duration::from_millis(22_500);
+    bench.message(id, Message::Keepalive);
+    assert_eq!(brief(&bench.outputs()), "KEEPALIVE");
+    bench.message(id, Message::Keepalive);
+    assert_eq!(brief(&bench.outputs()), "", "one is enough");
+    // The peer's next is waited for, and no longer than the interval.
+    let sent = bench.now;
+    assert_eq!(bench.session.poll_timeout(), Some(sent + 30 * SECOND));
+    bench.run(30 * SECOND);
+    assert_eq!(brief(&bench.outputs()), "KEEPALIVE");
+    let next = bench.session.poll_timeout().unwrap() - bench.now;
+    assert!(next < 30 * SECOND, "nobody to wait for: jitter, {next:?}");
+}
+
+#[test]
+fn two_ends_at_rest_send_their_keepalives_together() {
+    let mut pair = Pair::new(|_, config| config.hold_time = HoldTime::new(90).unwrap());
+    pair.start();
+    pair.run_until_up(SECOND);
+    // Until the first one that both could send at once.
+    pair.run(300 * SECOND);
+    for _ in 0..1000 {
+        let count = |pair: &Pair, side: usize| pair.sides[side].view().counters.sent[3];
+        let before = [count(&pair, 0), count(&pair, 1)];
+        while count(&pair, 0) == before[0] {
+            pair.run(Duration::from_millis(10));
+        }
+        pair.run(Duration::from_millis(10));
+        assert_eq!([count(&pair, 0), count(&pair, 1)], before.map(|sent| sent + 1));
+    }
+}
+
 #[test]
 fn a_hold_time_of_zero_means_no_keepalives_and_no_expiry() {
     let mut pair = Pair::new(|side, config| {
