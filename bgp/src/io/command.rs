@@ -6,11 +6,17 @@ use std::sync::Arc;
 
 use routelet_proto::Notification;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::core::config::PeerConfig;
 use crate::core::session::{LocalSpeaker, Stop};
 use crate::core::view::SessionView;
+
+/// A session's end of its commands. Boxed: a channel takes the memory of 32 from the first one on,
+/// and most sessions are hardly ever told anything.
+pub type CommandReceiver = mpsc::Receiver<Box<Command>>;
+/// The end of whoever tells it something.
+pub type CommandSender = mpsc::Sender<Box<Command>>;
 
 /// What a session task is told.
 #[derive(Debug)]

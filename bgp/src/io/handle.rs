@@ -99,7 +99,7 @@ impl SpeakerHandle {
         for (table, commands) in peers {
             let (answer, view) = oneshot::channel();
             // A session that is just ending is left out.
-            if commands.send(Command::View(answer)).await.is_ok() {
+            if commands.send(Box::new(Command::View(answer))).await.is_ok() {
                 asked.push((view, table));
             }
         }

@@ -15,10 +15,9 @@ use std::time::Duration;
 use nix::net::if_::if_indextoname;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::Command;
+use super::command::{Command, CommandSender};
 use super::sockopt;
 use crate::core::config::{Password, PeerConfig};
 
@@ -32,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Who may connect. Written by the speaker's thread, read by the listeners.
 #[derive(Debug, Default)]
 pub struct Directory {
-    peers: Mutex<HashMap<Key, mpsc::Sender<Command>, foldhash::fast::FixedState>>,
+    peers: Mutex<HashMap<Key, CommandSender, foldhash::fast::FixedState>>,
     strangers: AtomicU64,
 }
 
@@ -41,7 +40,7 @@ type Key = (IpAddr, Option<String>);
 
 impl Directory {
     /// Lets the peer of `config` connect.
-    pub fn insert(&self, config: &PeerConfig, commands: mpsc::Sender<Command>) {
+    pub fn insert(&self, config: &PeerConfig, commands: CommandSender) {
         self.lock().insert(key(config), commands);
     }
 
@@ -56,7 +55,7 @@ impl Directory {
         self.strangers.load(Ordering::Relaxed)
     }
 
-    fn find(&self, remote: SocketAddr) -> Option<mpsc::Sender<Command>> {
+    fn find(&self, remote: SocketAddr) -> Option<CommandSender> {
         let interface = match remote {
             SocketAddr::V6(remote) if remote.ip().is_unicast_link_local() => {
                 if_indextoname(remote.scope_id()).ok().and_then(|name| name.into_string().ok())
@@ -68,8 +67,7 @@ impl Directory {
 
     fn lock(
         &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<Key, mpsc::Sender<Command>, foldhash::fast::FixedState>>
-    {
+    ) -> std::sync::MutexGuard<'_, HashMap<Key, CommandSender, foldhash::fast::FixedState>> {
         self.peers.lock().expect("invariant: no holder panics")
     }
 }
@@ -159,8 +157,8 @@ impl Listener {
     }
 }
 
-fn hand_over(commands: &mpsc::Sender<Command>, stream: TcpStream, remote: SocketAddr) {
-    if commands.try_send(Command::Incoming(stream, remote)).is_err() {
+fn hand_over(commands: &CommandSender, stream: TcpStream, remote: SocketAddr) {
+    if commands.try_send(Box::new(Command::Incoming(stream, remote))).is_err() {
         tracing::debug!(%remote, "a connection was dropped: its session is busy or ending");
     }
 }

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
-use super::command::Command;
+use super::command::CommandSender;
 use super::listener::Directory;
 use super::{PeerCommand, RequestError, RouteQueue, StopMode};
 use crate::core::config::SpeakerConfig;
@@ -27,7 +27,7 @@ pub enum Request {
     /// Answers about next hops.
     NextHops(Vec<NextHopAnswer>),
     /// The peers' tables, and where their sessions can be asked.
-    Peers(oneshot::Sender<Vec<(PeerTableView, mpsc::Sender<Command>)>>),
+    Peers(oneshot::Sender<Vec<(PeerTableView, CommandSender)>>),
     /// Routes.
     Routes(RouteQuery, oneshot::Sender<Result<Vec<RouteView>, RequestError>>),
     /// One destination.
@@ -79,11 +79,12 @@ impl Shared {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> AbortHandle {
         let shared = self.clone();
-        let guarded = async move {
-            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+        // No async block: it would hold the task twice.
+        let guarded = AssertUnwindSafe(task).catch_unwind().map(move |outcome| {
+            if let Err(panic) = outcome {
                 shared.fail(&what, &*panic);
             }
-        };
+        });
         self.tracker.spawn_on(guarded, runtime).abort_handle()
     }
 

@@ -67,7 +67,7 @@ impl SpeakerThread {
 async fn send(orders: Vec<Order>) {
     for (session, command) in orders {
         // A task that is gone needs no telling.
-        let _ = session.send(command).await;
+        let _ = session.send(Box::new(command)).await;
     }
 }
 

@@ -19,7 +19,7 @@ use routelet_proto::{CeaseSubcode, Notification};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::command::Command;
+use super::command::{Command, CommandSender};
 use super::events::{EVENT_QUEUE, EventChannel, EventSender, PeerEvent};
 use super::listener::Listener;
 use super::queue::WriteQueue;
@@ -74,7 +74,7 @@ pub struct Answer {
 }
 
 /// A command and the session that it is for.
-pub type Order = (mpsc::Sender<Command>, Command);
+pub type Order = (CommandSender, Command);
 
 struct Inner {
     speaker: Speaker,
@@ -95,7 +95,7 @@ struct Inner {
 /// What is known of a session task.
 struct SessionLink {
     config: Arc<PeerConfig>,
-    commands: mpsc::Sender<Command>,
+    commands: CommandSender,
     /// While the session is up.
     queue: Option<Arc<WriteQueue>>,
     /// Events that came through the channel.
@@ -446,16 +446,14 @@ impl Inner {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         self.set_password(&config);
         self.shared.directory.insert(&config, commands.clone());
-        let shared = self.shared.clone();
-        let local = self.local.clone();
         let seed = self.seed ^ u64::from(peer.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let name = config.name.clone();
-        let task_config = config.clone();
-        self.shared.spawn(&self.runtime, format!("the session of peer {name}"), async move {
-            let tracker = shared.tracker.clone();
-            drop(shared);
-            SessionTask::new(task_config, local, seed, events, receiver, tracker).run().await;
-        });
+        // Its timer belongs to the runtime that it runs on.
+        let inside = self.runtime.enter();
+        let tracker = self.shared.tracker.clone();
+        let task =
+            SessionTask::new(config.clone(), self.local.clone(), seed, events, receiver, tracker);
+        drop(inside);
+        self.shared.spawn(&self.runtime, format!("the session of peer {}", config.name), task);
         self.sessions.insert(peer, SessionLink { config, commands, queue: None, handled: 0 });
     }
 

@@ -18,13 +18,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use tokio_util::codec::Decoder;
 use tokio_util::task::TaskTracker;
 
 use super::codec::FrameError;
-use super::command::Command;
+use super::command::{Command, CommandReceiver};
 use super::connect::{closed_words, connect, connect_words, prepare, shared_interface};
 use super::events::{EventSender, PeerEvent, SpeakerGone};
 use super::link::Link;
@@ -48,7 +47,7 @@ pub struct SessionTask {
     /// For the speaker, not yet taken by it.
     events: VecDeque<PeerEvent>,
     speaker: EventSender,
-    commands: mpsc::Receiver<Command>,
+    commands: CommandReceiver,
     timer: Pin<Box<Sleep>>,
     /// When `timer` goes off.
     timer_at: Option<Instant>,
@@ -73,6 +72,15 @@ impl std::fmt::Debug for Attempt {
     }
 }
 
+/// Runs until [`Command::End`], or until the speaker is gone.
+impl Future for SessionTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.advance(context)
+    }
+}
+
 impl SessionTask {
     /// A task; it starts the session if the configuration has it enabled.
     #[must_use]
@@ -81,7 +89,7 @@ impl SessionTask {
         local: Arc<LocalSpeaker>,
         seed: u64,
         speaker: EventSender,
-        commands: mpsc::Receiver<Command>,
+        commands: CommandReceiver,
         tracker: TaskTracker,
     ) -> Self {
         let now = now();
@@ -107,12 +115,7 @@ impl SessionTask {
         }
     }
 
-    /// Runs until [`Command::End`], or until the speaker is gone.
-    pub async fn run(mut self) {
-        std::future::poll_fn(|context| self.poll(context)).await;
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn advance(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let now = now();
             self.settle();
@@ -181,7 +184,7 @@ impl SessionTask {
         }
         match outcome.and_then(|stream| Ok((endpoints(&stream)?, stream))) {
             Ok((endpoints, stream)) => {
-                self.links.push(Link::new(id, stream));
+                self.add_link(id, stream);
                 self.session.handle_connected(now, id, endpoints);
             }
             Err(error) => {
@@ -224,7 +227,7 @@ impl SessionTask {
         let mut progress = false;
         while let Poll::Ready(command) = self.commands.poll_recv(context) {
             progress = true;
-            match command {
+            match command.map(|command| *command) {
                 Some(Command::End(how)) => {
                     self.session.stop(now, how);
                     self.ending = true;
@@ -275,13 +278,19 @@ impl SessionTask {
         match prepared.and_then(|()| endpoints(&stream)) {
             Ok(endpoints) => {
                 let id = self.session.handle_incoming(now, endpoints);
-                self.links.push(Link::new(id, stream));
+                self.add_link(id, stream);
             }
             Err(error) => {
                 let peer = &*self.session.config().name;
                 tracing::debug!(peer, %remote, %error, "a connection ended before it was taken");
             }
         }
+    }
+
+    fn add_link(&mut self, id: ConnectionId, stream: TcpStream) {
+        // Hardly ever two.
+        self.links.reserve_exact(1);
+        self.links.push(Link::new(id, stream));
     }
 
     /// Writes whatever can be written.

@@ -19,7 +19,7 @@ use tokio_util::codec::Framed;
 use tokio_util::task::TaskTracker;
 
 use super::codec::BgpCodec;
-use super::command::Command;
+use super::command::{Command, CommandSender};
 use super::events::{EVENT_QUEUE, EventSender, PeerEvent};
 use super::listener::{Directory, Listener};
 use super::task::SessionTask;
@@ -100,7 +100,7 @@ impl Node {
         self.listener.address()
     }
 
-    pub(super) fn add(&mut self, config: PeerConfig) -> mpsc::Sender<Command> {
+    pub(super) fn add(&mut self, config: PeerConfig) -> CommandSender {
         let (commands, receiver) = mpsc::channel(64);
         self.listener.set_password(config.address, config.password.as_ref()).unwrap();
         self.directory.insert(&config, commands.clone());
@@ -114,12 +114,12 @@ impl Node {
             receiver,
             TaskTracker::new(),
         );
-        tokio::spawn(task.run());
+        tokio::spawn(task);
         commands
     }
 
     /// A passive peer at `remote`, which a test plays by hand.
-    pub(super) fn add_passive(&mut self, remote: Ipv4Addr) -> mpsc::Sender<Command> {
+    pub(super) fn add_passive(&mut self, remote: Ipv4Addr) -> CommandSender {
         let mut config = peer(self.address, (remote, 1).into());
         config.passive = true;
         self.add(config)
@@ -147,13 +147,13 @@ impl Node {
     }
 }
 
-pub(super) async fn view(commands: &mpsc::Sender<Command>) -> SessionView {
+pub(super) async fn view(commands: &CommandSender) -> SessionView {
     let (sender, answer) = oneshot::channel();
-    commands.send(Command::View(sender)).await.expect("the task runs");
+    commands.send(Box::new(Command::View(sender))).await.expect("the task runs");
     in_time("a view", answer).await.unwrap()
 }
 
-pub(super) async fn wait_for_state(commands: &mpsc::Sender<Command>, state: State) -> SessionView {
+pub(super) async fn wait_for_state(commands: &CommandSender, state: State) -> SessionView {
     until("a state", || async {
         let view = view(commands).await;
         (view.state == state).then_some(view)
@@ -161,7 +161,7 @@ pub(super) async fn wait_for_state(commands: &mpsc::Sender<Command>, state: Stat
     .await
 }
 
-pub(super) async fn wait_for_error(commands: &mpsc::Sender<Command>, words: &str) {
+pub(super) async fn wait_for_error(commands: &CommandSender, words: &str) {
     in_time(words, async {
         loop {
             let view = view(commands).await;

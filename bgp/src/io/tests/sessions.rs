@@ -212,7 +212,7 @@ async fn passwords_protect_and_a_wrong_one_is_named() {
     // The key on the listener follows.
     node_one.listener.set_password(ip(three), password("wrong").as_ref()).unwrap();
     let mut corrected = with(one, at_three, password("wrong"), true);
-    stays_out.send(Command::Configure(Arc::new(corrected.clone()), None)).await.unwrap();
+    stays_out.send(Box::new(Command::Configure(Arc::new(corrected.clone()), None))).await.unwrap();
     wait_for_state(&commands, State::Established).await;
     // And can be taken away.
     corrected.password = None;
@@ -281,7 +281,7 @@ async fn a_thousand_sessions_come_up() {
             receiver,
             TaskTracker::new(),
         );
-        tokio::spawn(task.run());
+        tokio::spawn(task);
     }
     let (mut here, mut there) = (0, 0);
     in_time("all sessions", async {
@@ -389,7 +389,7 @@ async fn the_end_of_a_task_says_goodbye() {
     let mut played = Played::new(node.connect_from(remote).await);
     played.establish(open_of(remote)).await;
     node.expect_up().await;
-    commands.send(Command::End(Stop::Deconfigured)).await.unwrap();
+    commands.send(Box::new(Command::End(Stop::Deconfigured))).await.unwrap();
     assert_eq!(played.expect_notification().await.code.octets(), (6, 3));
     assert_eq!(played.receive().await, None);
     in_time("the task to end", commands.closed()).await;
