@@ -23,6 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::load::sys::{Epoll, Ready};
 use crate::load::wire::{self, Speaker, Universe};
+use crate::sim::Random;
 
 /// One read: large, because one buffer serves all sessions.
 const READ_BUFFER: usize = 1 << 20;
@@ -91,7 +92,8 @@ pub struct EngineConfig {
     pub target: SocketAddrV4,
     pub universe: Universe,
     pub external: bool,
-    /// Hold time of the OPEN in seconds; keepalives go out every third of it.
+    /// Hold time of the OPEN in seconds; keepalives go out every third of it, with the jitter that
+    /// RFC 4271 §10 asks of every speaker.
     pub hold_time: u16,
 }
 
@@ -112,6 +114,7 @@ pub struct Engine {
     keepalive: Bytes,
     keepalive_every: Duration,
     keepalive_scan_at: Instant,
+    jitter: Random,
 }
 
 impl Engine {
@@ -149,6 +152,7 @@ impl Engine {
             keepalive: wire::keepalive(),
             keepalive_every: Duration::from_secs(u64::from(config.hold_time)) / 3,
             keepalive_scan_at: now,
+            jitter: Random::new(0x4271),
         })
     }
 
@@ -257,7 +261,8 @@ impl Engine {
         for token in 0..self.peers.len() {
             let peer = &mut self.peers[token];
             if peer.state == State::Established && time >= peer.keepalive_at {
-                peer.keepalive_at = time + self.keepalive_every;
+                let every = self.keepalive_every;
+                peer.keepalive_at = time + self.jitter.between(every * 3 / 4, every);
                 let keepalive = self.keepalive.clone();
                 self.queue(token, keepalive)?;
             } else if self.dialing
