@@ -19,6 +19,7 @@ pub mod failure;
 mod life;
 mod limits;
 pub mod logging;
+mod memory;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -81,12 +82,14 @@ pub fn run(mut options: RunOptions) -> anyhow::Result<ExitCode> {
     let json = options.log_format == LogFormat::Json;
     let mut panics = failure::watch_panics();
     limits::raise_open_files();
+    memory::prepare();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(2, MOST_WORKERS))
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    runtime.spawn(memory::settle());
     let code = runtime.block_on(async {
         tokio::select! {
             code = serve(options) => code,

@@ -2,7 +2,8 @@
 //! cluster`. Memory, processor time and requests to the API server, against the fake one; Nodes report
 //! as often as kubelets do (every five minutes each). The sessions of a mesh that is up are answered by
 //! this program, a route each. `BENCH_SECONDS` is how long is measured, 60 by default; compare figures of
-//! one run only.
+//! one run only. `ROUTELET_BIN` is the agent that is measured, such as the one that is shipped (`make
+//! static`); without it the one in this program, which is larger.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures with the clock")]
 
@@ -202,14 +203,27 @@ impl Agent {
             "kernel: {{enabled: false}}\napi: {{socket: {here}/socket}}\nstateDir: {here}/state\n"
         );
         fs::write(directory.join("base.yaml"), base).expect("base");
-        let child = Command::new(std::env::current_exe().expect("this program"))
-            .arg(AGENT)
-            .arg(directory)
-            .env("KUBECONFIG", &kubeconfig)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the agent starts");
-        Self(child)
+        let mut command = match std::env::var_os("ROUTELET_BIN") {
+            Some(program) => {
+                let mut command = Command::new(program);
+                command.args([
+                    "run",
+                    "--kubernetes",
+                    "--log-level=error",
+                    "--metrics-listen=none",
+                    "--config",
+                ]);
+                command.arg(directory.join("base.yaml"));
+                command
+            }
+            None => {
+                let mut command = Command::new(std::env::current_exe().expect("this program"));
+                command.arg(AGENT).arg(directory);
+                command
+            }
+        };
+        command.env("KUBECONFIG", &kubeconfig).env("NODE_NAME", "node-0").stderr(Stdio::null());
+        Self(command.spawn().expect("the agent starts"))
     }
 
     /// Seconds of processor time so far.

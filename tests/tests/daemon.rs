@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ("start::without_net_admin", |scene| denied(scene, 1179, "NET_ADMIN")),
         ("start::a_file_with_a_typo", typo),
         ("start::as_many_open_files_as_allowed", open_files),
+        ("start::threads_share_the_allocators_arenas", arenas),
         ("commands::no_daemon", no_daemon),
         ("commands::checks_exit_non_zero_while_a_peer_is_down", checks),
         ("peers::garbage_gets_the_notification_and_harms_nobody", garbage),
@@ -298,6 +299,24 @@ fn open_files(scene: &Scene) -> anyhow::Result<()> {
     child.kill()?;
     child.wait()?;
     raised
+}
+
+/// Each arena keeps what was freed in it; by default glibc has eight a processor.
+fn arenas(scene: &Scene) -> anyhow::Result<()> {
+    let mut pair = Pair::start(scene)?;
+    let process = pair.nodes[0].process()?.pid();
+    let threads = fs::read_dir(format!("/proc/{process}/task"))?.count();
+    ensure!(threads > 4, "{threads} threads: too few to tell");
+    let maps = fs::read_to_string(format!("/proc/{process}/maps"))?;
+    // Another arena than the first is 64 MiB of addresses at a multiple of that; what it does not
+    // use yet cannot be accessed.
+    let reserved = maps.lines().filter(|line| line.contains("---p")).filter_map(|line| {
+        let (_, end) = line.split_whitespace().next()?.split_once('-')?;
+        let end = u64::from_str_radix(end, 16).ok()?;
+        (end % (64 << 20) == 0).then_some(end)
+    });
+    ensure!(reserved.count() <= 1, "more arenas than two:\n{maps}");
+    Ok(())
 }
 
 fn no_daemon(scene: &Scene) -> anyhow::Result<()> {
