@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -163,8 +164,9 @@ pub struct Custom {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Objects {
-    /// Nodes by name, the own one among them.
-    pub nodes: BTreeMap<String, Node>,
+    /// Nodes by name, the own one among them. Shared: there may be thousands, and what is in force keeps
+    /// them beside what the API server says now.
+    pub nodes: BTreeMap<String, Arc<Node>>,
     /// BGPConfiguration, BGPPeer, BGPFilter and IPPool.
     #[serde(with = "as_list")]
     pub custom: BTreeMap<Key, Custom>,
@@ -381,7 +383,8 @@ mod tests {
     #[test]
     fn objects_survive_the_disk() {
         let mut objects = Objects::default();
-        objects.nodes.insert("a".to_owned(), Node { name: "a".to_owned(), ..Node::default() });
+        let node = Node { name: "a".to_owned(), ..Node::default() };
+        objects.nodes.insert("a".to_owned(), Arc::new(node));
         let custom = Custom { spec: json!({"cidr": "10.0.0.0/8"}), ..Custom::default() };
         objects.custom.insert(Key::new(Kind::IPPool, "p"), custom);
         let text = serde_json::to_string(&objects).expect("text");

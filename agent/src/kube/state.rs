@@ -40,7 +40,7 @@ pub struct State {
     /// The own addresses and why they are these.
     pub choice: Choice,
     /// The own Node.
-    pub node: Option<Node>,
+    pub node: Option<Arc<Node>>,
     /// What the custom resources say of themselves, and which nodes they are for.
     pub custom: Arc<BTreeMap<Key, Observed>>,
     /// Names of all nodes.

@@ -168,10 +168,12 @@ impl Store {
     fn change(&mut self, update: Update) -> bool {
         match update {
             Update::Nodes(Change::All(nodes)) => {
-                let nodes = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
+                let nodes =
+                    nodes.into_iter().map(|node| (node.name.clone(), Arc::new(node))).collect();
                 std::mem::replace(&mut self.objects.nodes, nodes) != self.objects.nodes
             }
             Update::Nodes(Change::One(node)) => {
+                let node = Arc::new(node);
                 let before = self.objects.nodes.insert(node.name.clone(), node.clone());
                 before.as_ref() != Some(&node)
             }

@@ -98,7 +98,7 @@ impl Reason {
 /// An object in a form that is understood.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
-    Node(Node),
+    Node(Arc<Node>),
     Configuration(Box<BGPConfigurationSpec>),
     Peer(Box<PeerItem>),
     Filter(BGPFilterSpec),
@@ -253,7 +253,7 @@ impl Translator {
 
     fn own<'a>(&self, entries: &'a [Entry]) -> Option<&'a Node> {
         entries.iter().find(|entry| self.is_own(&entry.key)).and_then(|entry| match entry.item() {
-            Some(Item::Node(node)) => Some(node),
+            Some(Item::Node(node)) => Some(&**node),
             _ => None,
         })
     }

@@ -46,14 +46,14 @@ impl Scene {
                 pod_cidrs: vec![format!("10.244.{index}.0/24")],
                 ..Node::default()
             };
-            objects.nodes.insert(name, node);
+            objects.nodes.insert(name, Arc::new(node));
         }
         let translator = Translator::new("node-a".to_owned(), ConfigFile::default(), Arc::new(Lab));
         Self { translator, objects, secrets: Secrets::default(), created: 0 }
     }
 
     fn node(&mut self, name: &str) -> &mut Node {
-        self.objects.nodes.get_mut(name).expect("node")
+        Arc::make_mut(self.objects.nodes.get_mut(name).expect("node"))
     }
 
     /// Creates the object, or changes its specification.
