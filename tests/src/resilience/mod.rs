@@ -113,8 +113,8 @@ impl Timing {
         pause: Duration::from_millis(1500),
         between: Duration::from_millis(1500),
         // BIRD's hold timer may go off two seconds early (it is randomized as a KEEPALIVE's is), and
-        // the last KEEPALIVE may be three seconds old when the freeze begins.
-        freeze: Duration::from_millis(3500),
+        // the last KEEPALIVE may be three seconds old when the freeze begins. A busy machine is late, too.
+        freeze: Duration::from_millis(2500),
         freeze_long: Duration::from_secs(15),
         settle: Duration::from_secs(3),
         gone: Duration::from_secs(30),
